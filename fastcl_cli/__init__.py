@@ -1,0 +1,3 @@
+"""fastcl: pre-train Vision Transformers with MoCo-v3, SimCLR and DINO at a quarter of the compute."""
+
+__version__ = "0.1.0"
