@@ -1,0 +1,125 @@
+"""A timm Vision Transformer, and the compressed forward pass around it.
+
+`Encoder` owns a timm ``VisionTransformer`` and calls its parts; it never forks its blocks and adds
+no parameter, so the state dict of ``Encoder.vit`` has timm's own names and loads with
+``timm.create_model``.
+
+Letters for shapes: B images, g tokens per side, L = g² tokens before dropping, K tokens kept,
+D width, p the base patch side.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import timm
+import torch
+import torch.nn.functional as F
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor, nn
+
+from ..compression.tokens import gather_tokens, patchify
+from ..config import VitShape
+from ..errors import ConfigError
+from .position import learned_embedding, sincos_embedding
+
+
+class Encoder(nn.Module):
+    """A ViT that encodes low-resolution views with any grid and any subset of tokens.
+
+    Args:
+        vit: the network; its parameters keep timm's names.
+        position: ``learned`` embeddings are resampled to the view's grid; ``sincos`` ones are
+            fixed (the parameter holds the base grid's code and takes no gradient) and evaluated
+            at the view's token centres.
+    """
+
+    def __init__(self, vit: VisionTransformer, position: Literal["learned", "sincos"]) -> None:
+        super().__init__()
+        self.vit = vit
+        self.position = position
+        self.patch: int = vit.patch_embed.patch_size[0]
+        self.base_grid: int = vit.patch_embed.grid_size[0]
+        self.width: int = vit.embed_dim
+        # Prefix tokens that have an entry of their own in the position embedding.
+        self.embedded_prefix: int = 0 if vit.no_embed_class else vit.num_prefix_tokens
+        if position == "sincos":
+            code = sincos_embedding(self.base_grid, self.base_grid, self.width)
+            with torch.no_grad():
+                vit.pos_embed.zero_()
+                vit.pos_embed[0, self.embedded_prefix :] = code
+            vit.pos_embed.requires_grad_(False)
+
+    def forward(self, view: Tensor, kept: Tensor | None = None) -> Tensor:
+        """Features of views, as ``timm``'s ``forward_head(..., pre_logits=True)`` gives them.
+
+        Args:
+            view: (B, 3, g·p, g·p), normalised; for patches larger than p the low-resolution view
+                of `compression.patches`.
+            kept: int64 (B, K), the patch tokens to encode, or None for all g².
+
+        Returns:
+            (B, D).
+        """
+        features: Tensor = self.vit.forward_head(self.tokens(view, kept), pre_logits=True)
+        return features
+
+    def tokens(self, view: Tensor, kept: Tensor | None = None) -> Tensor:
+        """All output tokens after the final norm, prefix first: (B, prefix + K, D)."""
+        # Dropping comes before the projection, which is linear in each patch: a dropped patch
+        # costs nothing and its pixels get a gradient of exactly zero.
+        patches = patchify(view, self.patch)
+        position = self._position(math.isqrt(patches.shape[1]))
+        prefix_position, position = position.split(
+            [self.embedded_prefix, position.shape[1] - self.embedded_prefix], dim=1
+        )
+        if kept is not None:
+            patches, position = gather_tokens(patches, kept), gather_tokens(position, kept)
+        projection = self.vit.patch_embed.proj
+        x = F.linear(patches, projection.weight.flatten(1), projection.bias)
+        x = self.vit.patch_embed.norm(x) + position
+        x = torch.cat([*self._prefix(len(x), prefix_position), x], dim=1)
+        x = self.vit.blocks(self.vit.norm_pre(x))
+        x = self.vit.norm(x)
+        return x
+
+    def _position(self, grid: int) -> Tensor:
+        parameter = self.vit.pos_embed
+        if grid == self.base_grid:
+            return parameter
+        if self.position == "learned":
+            return learned_embedding(parameter, grid, self.base_grid, self.embedded_prefix)
+        code = sincos_embedding(grid, self.base_grid, self.width).to(parameter)
+        return torch.cat([parameter[:, : self.embedded_prefix], code.unsqueeze(0)], dim=1)
+
+    def _prefix(self, images: int, position: Tensor) -> list[Tensor]:
+        given = [t for t in (self.vit.cls_token, self.vit.reg_token) if t is not None]
+        if not given:
+            return []
+        prefix = torch.cat(given, dim=1)
+        if self.embedded_prefix:
+            prefix = prefix + position
+        return [prefix.expand(images, -1, -1)]
+
+
+def build_vit(shape: VitShape, image: int, *, weight_init: str = "") -> VisionTransformer:
+    """The timm model of a configuration, with random weights and without a classifier.
+
+    Raises:
+        ConfigError: timm does not know the name, or the model is not a plain ViT whose parts
+            `Encoder` can call.
+    """
+    arguments = dict(shape.options)
+    try:
+        vit = timm.create_model(
+            shape.name, num_classes=0, img_size=image, weight_init=weight_init, **arguments
+        )
+    except (RuntimeError, TypeError, AssertionError) as error:
+        raise ConfigError(f"timm cannot build {shape.name} {arguments}: {error}") from error
+    if not isinstance(vit, VisionTransformer) or vit.pos_embed is None:
+        raise ConfigError(
+            f"{shape.name} is not a VisionTransformer with absolute position embeddings",
+            "use a plain ViT of timm, such as vit_small_patch16_224",
+        )
+    return vit
