@@ -6,15 +6,26 @@ is used. A plan is immutable and needs no torch.
 
 Position in the data: the run walks through *epochs*, each a fresh permutation of the ``images``;
 a step takes the next ``batch`` images of the permutation, and where fewer than ``batch`` are left
-the rest is skipped and the next epoch begins. So any step's place in the data is a pure function of
-the plan.
+the rest is skipped and the next epoch begins. A phase whose range is in epochs starts no earlier
+than its range says, so `epochs 60-90` opens with a fresh permutation. So any step's place in the
+data is a pure function of the plan.
 """
 
 from __future__ import annotations
 
+import hashlib
+import math
+from bisect import bisect_right
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from functools import cached_property
+from itertools import accumulate
+from typing import Any, Literal
+
+from fastcl_cli.config import Duration, Method
+from fastcl_cli.units import plain_number
+
+Unit = Literal["epochs", "steps", "percent"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +60,7 @@ class View:
     target: Tokens | None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Position:
     """A place in the data: epoch, and how many of its images have been used."""
 
@@ -76,3 +87,188 @@ class Segment:
     target: Compression | None
     views: tuple[View, ...]
     sample_cost: float
+
+
+def begin(position: Position, batch: int, images: int) -> Position:
+    """Where a step of ``batch`` images that comes next at ``position`` really starts."""
+    if images - position.offset < batch:
+        return Position(position.epoch + 1, 0)
+    return position
+
+
+def advance(position: Position, batch: int, steps: int, images: int) -> Position:
+    """Where the data stands after ``steps`` >= 1 steps from `begin`'s ``position``.
+
+    The rest of the epoch that is smaller than ``batch`` is not skipped yet: a smaller batch that
+    follows may still use it.
+    """
+    here = (images - position.offset) // batch
+    if steps <= here:
+        return Position(position.epoch, position.offset + steps * batch)
+    epochs, last = divmod(steps - here - 1, images // batch)
+    return Position(position.epoch + 1 + epochs, (last + 1) * batch)
+
+
+def steps_until(position: Position, bound: Position, batch: int, images: int) -> int:
+    """How many steps from `begin`'s ``position`` start before ``bound``."""
+    if bound <= position:
+        return 0
+    here = (images - position.offset) // batch
+    if bound.epoch == position.epoch:
+        return min(here, -(-(bound.offset - position.offset) // batch))
+    per_epoch = images // batch
+    whole = here + (bound.epoch - position.epoch - 1) * per_epoch
+    return whole + min(per_epoch, -(-bound.offset // batch))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A schedule for one run, in whole numbers.
+
+    ``total`` is the length in ``unit``; ``end`` is where in the data the run ends. ``segments``
+    follow each other without gap from step 0. Build one with `fastcl_cli.schedule.load`.
+    """
+
+    method: Method
+    unit: Unit
+    total: Fraction
+    images: int
+    segments: tuple[Segment, ...]
+    end: Position
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.segments[-1].end_step
+
+    @property
+    def epochs(self) -> float:
+        """The whole run in epochs; `epochs_at` of the end."""
+        return self.end.epoch + self.end.offset / self.images
+
+    @cached_property
+    def _first_steps(self) -> list[int]:
+        return [segment.first_step for segment in self.segments]
+
+    @cached_property
+    def _images_before(self) -> list[int]:
+        counts = (s.batch * (s.end_step - s.first_step) for s in self.segments)
+        return list(accumulate(counts, initial=0))
+
+    def index(self, step: int) -> int:
+        """Index of the segment that holds ``step``, 0 <= step < steps; O(log segments)."""
+        assert 0 <= step < self.steps, f"step {step} of a plan of {self.steps}"
+        return bisect_right(self._first_steps, step) - 1
+
+    def at(self, step: int) -> Segment:
+        """The segment that holds ``step``, 0 <= step < steps; O(log segments)."""
+        return self.segments[self.index(step)]
+
+    def position(self, step: int) -> Position:
+        """Where in the data ``step`` starts, 0 <= step <= steps (``steps`` gives ``end``)."""
+        if step == self.steps:
+            return self.end
+        segment = self.at(step)
+        if step == segment.first_step:
+            return segment.position
+        done = step - segment.first_step
+        after = advance(segment.position, segment.batch, done, self.images)
+        return begin(after, segment.batch, self.images)
+
+    def epochs_at(self, step: int) -> float:
+        """Progress in epochs when ``step`` starts: epochs begun before, plus the share used of
+        this one. What an epoch's end leaves over (fewer images than a batch) counts as passed, so
+        ``10 epochs`` are ten walks through the data whatever the batch."""
+        position = self.position(step)
+        return position.epoch + position.offset / self.images
+
+    def images_at(self, step: int) -> int:
+        """Images used before ``step`` starts, 0 <= step <= steps."""
+        if step == self.steps:
+            return self._images_before[-1]
+        index = self.index(step)
+        segment = self.segments[index]
+        return self._images_before[index] + segment.batch * (step - segment.first_step)
+
+    def in_epochs(self, duration: Duration) -> float:
+        """``duration`` in epochs of this plan, the unit of `epochs_at`; steps beyond the end of
+        the plan go on at the last segment's batch."""
+        if duration.unit == "epochs":
+            return float(duration.value)
+        if duration.unit == "percent":
+            return self.epochs * float(duration.value) / 100
+        steps = int(duration.value)
+        if steps <= self.steps:
+            return self.epochs_at(steps)
+        return self.epochs + (steps - self.steps) * self.segments[-1].batch / self.images
+
+    @cached_property
+    def mean_cost(self) -> float:
+        """Sample cost of the mean image: weighted by images, relative to no compression."""
+        costs = (s.sample_cost * s.batch * (s.end_step - s.first_step) for s in self.segments)
+        return math.fsum(costs) / self._images_before[-1]
+
+    @property
+    def speedup(self) -> float:
+        """How many times cheaper the plan is than the same images without compression."""
+        return 1 / self.mean_cost
+
+    def hash(self) -> str:
+        """SHA-256 (hex) over every integer that training depends on: equal hashes, equal runs."""
+        digest = hashlib.sha256(f"{self.method} {self.images} {self.end}".encode())
+        for s in self.segments:
+            line = f"{s.first_step} {s.end_step} {s.batch} {s.position} {s.views}\n"
+            digest.update(line.encode())
+        return digest.hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """The plan as JSON values: ``drop`` as written, everything else as used."""
+        return {
+            "method": self.method,
+            "unit": self.unit,
+            "total": plain_number(self.total),
+            "images": self.images,
+            "steps": self.steps,
+            "epochs": self.epochs,
+            "segments": [_segment_json(segment) for segment in self.segments],
+            "mean_cost": self.mean_cost,
+            "speedup": self.speedup,
+            "hash": self.hash(),
+        }
+
+
+def _segment_json(segment: Segment) -> dict[str, Any]:
+    def encoder(compression: Compression, tokens: Tokens) -> dict[str, Any]:
+        drop = plain_number(compression.drop)
+        return {
+            "drop": drop,
+            "patch": tokens.patch,
+            "grid": tokens.grid,
+            "tokens": tokens.kept,
+        }
+
+    first = segment.views[0]
+    target = None
+    if segment.target is not None and first.target is not None:
+        target = encoder(segment.target, first.target)
+    return {
+        "start": plain_number(segment.start),
+        "end": plain_number(segment.end),
+        "first_step": segment.first_step,
+        "end_step": segment.end_step,
+        "batch": segment.batch,
+        "phase": segment.phase,
+        "online": encoder(segment.online, first.online),
+        "target": target,
+        "views": [
+            {
+                "name": view.name,
+                "count": view.count,
+                "side": view.side,
+                "grid": view.online.grid,
+                "tokens": view.online.kept,
+            }
+            for view in segment.views
+        ],
+        "sample_cost": segment.sample_cost,
+    }
