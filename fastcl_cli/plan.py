@@ -14,7 +14,6 @@ data is a pure function of the plan.
 from __future__ import annotations
 
 import hashlib
-import math
 from bisect import bisect_right
 from dataclasses import dataclass
 from fractions import Fraction
@@ -87,6 +86,43 @@ class Segment:
     target: Compression | None
     views: tuple[View, ...]
     sample_cost: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The segment as JSON values: ``drop`` as written, everything else as used."""
+        first = self.views[0]
+        target = None
+        if self.target is not None and first.target is not None:
+            target = _encoder_json(self.target, first.target)
+        return {
+            "start": plain_number(self.start),
+            "end": plain_number(self.end),
+            "first_step": self.first_step,
+            "end_step": self.end_step,
+            "batch": self.batch,
+            "phase": self.phase,
+            "online": _encoder_json(self.online, first.online),
+            "target": target,
+            "views": [
+                {
+                    "name": view.name,
+                    "count": view.count,
+                    "side": view.side,
+                    "grid": view.online.grid,
+                    "tokens": view.online.kept,
+                }
+                for view in self.views
+            ],
+            "sample_cost": self.sample_cost,
+        }
+
+
+def _encoder_json(compression: Compression, tokens: Tokens) -> dict[str, Any]:
+    return {
+        "drop": plain_number(compression.drop),
+        "patch": tokens.patch,
+        "grid": tokens.grid,
+        "tokens": tokens.kept,
+    }
 
 
 def begin(position: Position, batch: int, images: int) -> Position:
@@ -203,10 +239,24 @@ class Plan:
         return self.epochs + (steps - self.steps) * self.segments[-1].batch / self.images
 
     @cached_property
+    def _cost_before(self) -> list[float]:
+        costs = (s.sample_cost * s.batch * (s.end_step - s.first_step) for s in self.segments)
+        return list(accumulate(costs, initial=0.0))
+
+    def cost_at(self, step: int) -> float:
+        """Sample cost of all images used before ``step`` starts, 0 <= step <= steps: what they
+        cost, counted in images without compression."""
+        if step == self.steps:
+            return self._cost_before[-1]
+        index = self.index(step)
+        segment = self.segments[index]
+        done = segment.batch * (step - segment.first_step)
+        return self._cost_before[index] + segment.sample_cost * done
+
+    @cached_property
     def mean_cost(self) -> float:
         """Sample cost of the mean image: weighted by images, relative to no compression."""
-        costs = (s.sample_cost * s.batch * (s.end_step - s.first_step) for s in self.segments)
-        return math.fsum(costs) / self._images_before[-1]
+        return self._cost_before[-1] / self._images_before[-1]
 
     @property
     def speedup(self) -> float:
@@ -230,45 +280,8 @@ class Plan:
             "images": self.images,
             "steps": self.steps,
             "epochs": self.epochs,
-            "segments": [_segment_json(segment) for segment in self.segments],
+            "segments": [segment.to_json() for segment in self.segments],
             "mean_cost": self.mean_cost,
             "speedup": self.speedup,
             "hash": self.hash(),
         }
-
-
-def _segment_json(segment: Segment) -> dict[str, Any]:
-    def encoder(compression: Compression, tokens: Tokens) -> dict[str, Any]:
-        drop = plain_number(compression.drop)
-        return {
-            "drop": drop,
-            "patch": tokens.patch,
-            "grid": tokens.grid,
-            "tokens": tokens.kept,
-        }
-
-    first = segment.views[0]
-    target = None
-    if segment.target is not None and first.target is not None:
-        target = encoder(segment.target, first.target)
-    return {
-        "start": plain_number(segment.start),
-        "end": plain_number(segment.end),
-        "first_step": segment.first_step,
-        "end_step": segment.end_step,
-        "batch": segment.batch,
-        "phase": segment.phase,
-        "online": encoder(segment.online, first.online),
-        "target": target,
-        "views": [
-            {
-                "name": view.name,
-                "count": view.count,
-                "side": view.side,
-                "grid": view.online.grid,
-                "tokens": view.online.kept,
-            }
-            for view in segment.views
-        ],
-        "sample_cost": segment.sample_cost,
-    }

@@ -1,0 +1,239 @@
+"""Checkpoints: safetensors files, written atomically, read without ever unpickling.
+
+A *run checkpoint* holds ``online.*``, ``target.*`` and ``optimizer.*``; a *backbone file* holds one
+ViT under timm's own names. Both carry one JSON object in the header's ``fastcl`` entry. Random
+draws are keyed by step (`rng`), so the step is all the state that the generators have.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from . import __version__
+from .config import METHODS, VitShape
+from .errors import CheckpointError, FastclError
+from .files import replacing
+from .methods.base import Method
+from .methods.build import BackboneSpec, build_backbone
+from .model.vit import Encoder
+from .schedule.settings import vit_shape
+from .train.optim import load_optimizer_tensors, optimizer_tensors
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class RunHeader:
+    """What a run checkpoint says of itself, besides its backbone.
+
+    ``step`` updates have been done. ``config`` and ``plan`` (a digest) must equal those of the run
+    that goes on from it; ``data`` identifies the images. ``meter`` holds the sums of the log line that
+    was being gathered.
+    """
+
+    step: int
+    plan: str
+    config: dict[str, Any]
+    data: str
+    schedule: str
+    meter: dict[str, float]
+
+
+def save_run(
+    path: Path, method: Method, optimizer: AdamW, spec: BackboneSpec, header: RunHeader
+) -> None:
+    """Write a run checkpoint.
+
+    Raises:
+        OSError: the file could not be written; an older one of that name is untouched.
+    """
+    tensors = {f"online.{k}": v for k, v in method.online.state_dict().items()}
+    if method.target is not None:
+        tensors |= {f"target.{k}": v for k, v in method.target.state_dict().items()}
+    tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(method, optimizer).items()}
+    _write(path, tensors, {"kind": "run", "backbone": asdict(spec), "run": asdict(header)})
+
+
+def read_run_header(path: Path) -> RunHeader:
+    """The header of a run checkpoint.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or not a run checkpoint.
+    """
+    header = _read_header(path)
+    if header.get("kind") != "run":
+        raise CheckpointError(
+            f"{path} is a {header.get('kind')} file, not a checkpoint of a run",
+            "to start from its weights use --init-from",
+        )
+    try:
+        return RunHeader(**header["run"])
+    except (KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: the header is not fastcl's: {error}") from error
+
+
+def load_run(path: Path, method: Method, optimizer: AdamW) -> None:
+    """Put a run checkpoint's weights and optimizer state into place.
+
+    Raises:
+        CheckpointError: damaged file, or tensors of other names or shapes than this run's.
+    """
+    tensors = _read_tensors(path)
+    _load(path, method.online, _below(tensors, "online."))
+    if method.target is not None:
+        _load(path, method.target, _below(tensors, "target."))
+    try:
+        load_optimizer_tensors(method, optimizer, _below(tensors, "optimizer."))
+    except ValueError as error:
+        raise CheckpointError(f"{path}: optimizer state of another model: {error}") from error
+
+
+def save_backbone(path: Path, backbone: Encoder, spec: BackboneSpec, step: int) -> None:
+    """Write a ViT for others to use: timm's tensor names, nothing about time, path or host."""
+    _write(
+        path,
+        backbone.vit.state_dict(),
+        {"kind": "backbone", "backbone": asdict(spec), "step": step},
+    )
+
+
+def load_backbone(path: Path) -> tuple[Encoder, BackboneSpec]:
+    """The backbone of a backbone file, or of a run checkpoint (target weights where it has them).
+
+    Raises:
+        CheckpointError: missing or damaged file, no such backbone, other names or shapes.
+    """
+    header = _read_header(path)
+    spec = _read_spec(path, header)
+    tensors = _read_tensors(path)
+    if header["kind"] == "run":
+        tensors = _below(tensors, "target.backbone.vit.") or _below(tensors, "online.backbone.vit.")
+    _check_size(path, spec, tensors)
+    encoder = build_backbone(spec)
+    _load(path, encoder.vit, tensors)
+    return encoder, spec
+
+
+def copy_backbone(path: Path, method: Method) -> None:
+    """Start a run from another file's backbone: into the online network and into the target.
+
+    Raises:
+        CheckpointError: as `load_backbone`, or the backbone has another structure than the run's.
+    """
+    source, _ = load_backbone(path)
+    tensors = source.vit.state_dict()
+    for network in (method.online, method.target):
+        if network is not None:
+            encoder = network["backbone"]
+            assert isinstance(encoder, Encoder)
+            _load(path, encoder.vit, tensors)
+
+
+def timm_line(path: Path, spec: BackboneSpec) -> str:
+    """The Python line that loads a backbone file into timm."""
+    arguments = {"num_classes": 0, "img_size": spec.image, **dict(spec.model.options)}
+    listed = "".join(f"{name}={value!r}, " for name, value in arguments.items())
+    return f"timm.create_model({spec.model.name!r}, {listed}checkpoint_path={str(path)!r})"
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
+    header = {"format": FORMAT, "fastcl": __version__, **header}
+    with replacing(path) as part:
+        save_file(
+            {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
+            part,
+            metadata={"format": "pt", "fastcl": json.dumps(header, sort_keys=True)},
+        )
+
+
+def _read_header(path: Path) -> dict[str, Any]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+        header = json.loads(metadata.get("fastcl", "null"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{path}: no such file") from None
+    except (OSError, SafetensorError, ValueError) as error:
+        raise _damaged(path, error) from error
+    if not isinstance(header, dict) or header.get("kind") not in ("run", "backbone"):
+        raise CheckpointError(f"{path} was not written by fastcl: its header has no fastcl entry")
+    if header.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} has format {header.get('format')!r}; this version reads {FORMAT}"
+        )
+    return header
+
+
+def _read_tensors(path: Path) -> dict[str, Tensor]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{path} is not a complete safetensors file: {error}",
+        "use an older checkpoint of the run, or copy the file again",
+    )
+
+
+def _read_spec(path: Path, header: dict[str, Any]) -> BackboneSpec:
+    """The header's backbone, held to the models and options that a schedule may name."""
+    try:
+        given = header["backbone"]
+        shape: VitShape = vit_shape(given["model"]["name"], dict(given["model"]["options"]))
+        spec = BackboneSpec(
+            given["method"], shape, int(given["image"]), given["position"], int(given["seed"])
+        )
+        if spec.method not in METHODS or spec.position not in ("learned", "sincos"):
+            raise ValueError(f"method {spec.method!r}, position {spec.position!r}")
+        return spec
+    except (KeyError, TypeError, ValueError, FastclError) as error:
+        raise CheckpointError(f"{path}: the header names no known backbone: {error}") from error
+
+
+def _check_size(path: Path, spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse a header that asks for a network of another size before one is allocated."""
+    tokens = (spec.image // spec.model.patch) ** 2
+    position, blocks = tensors.get("pos_embed"), {n.split(".")[1] for n in tensors if "blocks." in n}
+    if (
+        position is None
+        or position.shape[-1] != spec.model.embed_dim
+        or not 0 <= position.shape[1] - tokens <= spec.model.prefix_tokens
+        or len(blocks) != spec.model.depth
+    ):
+        raise CheckpointError(f"{path}: the tensors are not those of the {spec.model.name} named")
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k[len(prefix) :]: v for k, v in tensors.items() if k.startswith(prefix)}
+
+
+@torch.no_grad()
+def _load(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy tensors into a module's own, by name; every name and every shape must match."""
+    own = module.state_dict()
+    for name in sorted(own.keys() ^ tensors.keys()):
+        side = "lacks" if name in own else "has an unknown"
+        raise CheckpointError(f"{path} {side} tensor {name}", "it belongs to another model")
+    for name, value in own.items():
+        given = tensors[name]
+        if given.shape != value.shape or given.dtype != value.dtype:
+            raise CheckpointError(
+                f"{path}: {name} is {given.dtype} {tuple(given.shape)}, "
+                f"the model needs {value.dtype} {tuple(value.shape)}",
+                "it belongs to another model",
+            )
+        value.copy_(given)

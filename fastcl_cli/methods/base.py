@@ -1,0 +1,87 @@
+"""What the trainer knows of a method."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..model.vit import Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Input:
+    """One view as one encoder sees it.
+
+    ``pixels`` is the normalised low-resolution view, float32 (B, 3, g·p, g·p); ``kept`` the patch
+    tokens to encode, int64 (B, K), or None for all of them.
+    """
+
+    pixels: Tensor
+    kept: Tensor | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Side in pixels and number of tokens kept (0 for all): equal shapes can share a batch."""
+        return self.pixels.shape[-1], 0 if self.kept is None else self.kept.shape[1]
+
+
+class Method(nn.Module, ABC):
+    """An online network, the momentum copy that is its target (if any), and a loss.
+
+    Attributes:
+        online: everything that gets gradients; ``online.backbone`` is the `Encoder`.
+        target: the momentum copy of what the target needs, or None.
+        momentum_lead: the target is averaged after the update of step s with the momentum of step
+            s + ``momentum_lead``; see the methods for why.
+    """
+
+    online: nn.ModuleDict
+    target: nn.ModuleDict | None
+    momentum_lead: int = 0
+
+    @abstractmethod
+    def loss(self, online: Sequence[Input], target: Sequence[Input]) -> Tensor:
+        """The training loss of one batch, a float32 scalar.
+
+        Args:
+            online: every view as the online encoder sees it, global views first.
+            target: the views that the target encoder sees, in the same order; empty without one.
+        """
+
+    @abstractmethod
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        """Whether weight decay acts on a parameter of ``online``."""
+
+    @property
+    def backbone(self) -> Encoder:
+        """The encoder that a user takes away: the target's, or the online one without a target."""
+        owner = self.online if self.target is None else self.target
+        backbone = owner["backbone"]
+        assert isinstance(backbone, Encoder)
+        return backbone
+
+
+def encode(network: nn.Module, views: Sequence[Input]) -> list[Tensor]:
+    """Features of each view, running views of equal shape through the network as one batch.
+
+    Valid for backbones only: their layer norms treat each image alone, whereas a head's batch norm
+    would mix the statistics of the views.
+
+    Returns:
+        one (B, D) tensor for each view, in order.
+    """
+    groups: dict[tuple[int, int], list[int]] = {}
+    for index, view in enumerate(views):
+        groups.setdefault(view.shape, []).append(index)
+    features: list[Tensor] = [torch.empty(0)] * len(views)
+    for members in groups.values():
+        pixels = torch.cat([views[i].pixels for i in members])
+        kept = [kept for i in members if (kept := views[i].kept) is not None]
+        output = network(pixels, torch.cat(kept) if kept else None)
+        for index, part in zip(members, output.chunk(len(members)), strict=True):
+            features[index] = part
+    return features

@@ -1,0 +1,65 @@
+"""From a configuration to a method with its initial weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+
+from ..config import Method as MethodName
+from ..config import RunConfig, VitShape
+from ..errors import ConfigError
+from ..model.vit import Encoder, build_vit
+from ..rng import derive_seed
+from .base import Method
+from .moco import MoCo, initialise_backbone
+
+TRAINABLE: tuple[MethodName, ...] = ("moco",)
+"""The methods that this version trains; all of them can be validated and estimated."""
+
+
+@dataclass(frozen=True, slots=True)
+class BackboneSpec:
+    """All that decides a backbone's structure and its initial weights."""
+
+    method: MethodName
+    model: VitShape
+    image: int
+    position: Literal["learned", "sincos"]
+    seed: int
+
+    @classmethod
+    def of(cls, config: RunConfig, seed: int) -> BackboneSpec:
+        return cls(config.method, config.model, config.image, config.position, seed)
+
+
+def build_backbone(spec: BackboneSpec) -> Encoder:
+    """A backbone with the initial weights that a method's recipe gives it, on the CPU in float32.
+
+    The weights are a function of ``spec`` alone; torch's global generator is left as it was.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(spec.seed, "initial backbone", 0))
+        encoder = Encoder(build_vit(spec.model, spec.image), spec.position)
+        if spec.method == "moco":
+            initialise_backbone(encoder)
+    return encoder
+
+
+def build_method(config: RunConfig, seed: int) -> Method:
+    """The method of a run, on the CPU in float32, with initial weights drawn from ``seed``.
+
+    Raises:
+        ConfigError: this version cannot train the method, or timm cannot build the model.
+    """
+    if config.method not in TRAINABLE:
+        raise ConfigError(
+            f"method {config.method} can be validated and estimated, but not trained yet",
+            f"this version trains: {', '.join(TRAINABLE)}",
+        )
+    backbone = build_backbone(BackboneSpec.of(config, seed))
+    backbone.vit.patch_embed.requires_grad_(not config.freeze_patch)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed(seed, "initial heads", 0))
+        return MoCo(backbone, config.head, config.temperature)

@@ -1,0 +1,1 @@
+"""The trainer: views, loss, backward, update, average; and what surrounds it."""

@@ -1,0 +1,93 @@
+"""Where a run computes, and in which precision."""
+
+from __future__ import annotations
+
+import os
+import platform
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One compute device and the dtype that its matrix products run in.
+
+    Weights, optimizer state, normalisations, softmaxes and losses stay in float32 whatever
+    ``precision`` says.
+    """
+
+    device: torch.device
+    precision: Literal["float32", "bf16"]
+    threads: int
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The context of forward passes."""
+        if self.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    @property
+    def name(self) -> str:
+        """The hardware's own name, for people."""
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return f"{_processor_name()} ({self.threads} threads)"
+
+
+def choose_device(precision: Literal["auto", "float32", "bf16"]) -> Device:
+    """The first CUDA device, or the CPU where there is none.
+
+    ``auto`` is bf16 where the device multiplies it natively, else float32.
+
+    Raises:
+        ConfigError: ``precision bf16`` on a GPU that cannot compute it.
+    """
+    if torch.cuda.is_available():
+        device = torch.device("cuda", torch.cuda.current_device())
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+        if precision == "bf16" and not native:
+            raise ConfigError(
+                f"precision bf16: {torch.cuda.get_device_name(device)} does not compute bf16",
+                "use precision float32",
+            )
+        # TF32 in float32 products: what is left in float32 under bf16 need not be slower for it.
+        torch.backends.cuda.matmul.allow_tf32 = precision != "float32"
+    else:
+        device = torch.device("cpu")
+        native = _cpu_multiplies_bf16()
+    if precision == "auto":
+        precision = "bf16" if native else "float32"
+    return Device(device, precision, available_cores())
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
+def _cpu_multiplies_bf16() -> bool:
+    flags = _cpuinfo("flags").split()
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def _processor_name() -> str:
+    return _cpuinfo("model name") or platform.machine()
+
+
+def _cpuinfo(field: str) -> str:
+    """A field of the first processor in Linux's /proc/cpuinfo, or an empty string."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == field:
+            return value.strip()
+    return ""

@@ -1,0 +1,116 @@
+"""A run's folder: what is in it, and how it is opened, resumed and written."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import CheckpointError, UsageError
+from ..files import write_text
+
+KEEP_CHECKPOINTS = 3
+
+
+class RunFolder:
+    """``DIR/{schedule.fcs, config.json, plan.json, metrics.jsonl, checkpoints/,
+    backbone.safetensors}``."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.schedule = path / "schedule.fcs"
+        self.config = path / "config.json"
+        self.plan = path / "plan.json"
+        self.metrics = path / "metrics.jsonl"
+        self.checkpoints = path / "checkpoints"
+        self.backbone = path / "backbone.safetensors"
+
+    def create(self, *, overwrite: bool) -> None:
+        """Make the folder for a new run.
+
+        Raises:
+            UsageError: it holds something and ``overwrite`` is false, it holds something that no
+                run wrote, or it cannot be written.
+        """
+        try:
+            if self.path.is_dir() and any(self.path.iterdir()):
+                self._clear(overwrite)
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+
+    def _clear(self, overwrite: bool) -> None:
+        if not overwrite:
+            raise UsageError(
+                f"--out {self.path} is not empty",
+                "continue the run in it with `--resume auto`, replace it with `--overwrite`, "
+                "or name another folder",
+            )
+        own = {self.schedule, self.config, self.plan, self.metrics, self.checkpoints, self.backbone}
+        for entry in self.path.iterdir():
+            if entry not in own:
+                raise UsageError(
+                    f"--overwrite: {entry} was not written by a run; nothing was removed",
+                    "name another folder",
+                )
+        shutil.rmtree(self.path)
+
+    def checkpoint(self, step: int) -> Path:
+        """The name of the checkpoint after ``step`` updates."""
+        return self.checkpoints / f"step-{step:08d}.safetensors"
+
+    def saved(self) -> list[Path]:
+        """Checkpoints by step, oldest first."""
+        return sorted(self.checkpoints.glob("step-*.safetensors"))
+
+    def prune(self) -> None:
+        """Remove all but the newest checkpoints."""
+        for old in self.saved()[:-KEEP_CHECKPOINTS]:
+            old.unlink()
+
+    def write_description(
+        self, schedule: str, config: Mapping[str, Any], plan: Mapping[str, Any]
+    ) -> None:
+        """Write what the run is: its schedule, its resolved configuration, its plan."""
+        write_text(self.schedule, schedule)
+        for path, value in ((self.config, config), (self.plan, plan)):
+            write_text(path, json.dumps(value, indent=1) + "\n")
+
+    def append_metrics(self, metrics: Mapping[str, Any]) -> None:
+        """Add one line to ``metrics.jsonl``."""
+        with self.metrics.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(metrics) + "\n")
+
+    def truncate_metrics(self, step: int) -> None:
+        """Drop the lines after ``step`` updates: a resumed run writes them again."""
+        if not self.metrics.exists():
+            return
+        kept = []
+        for line in self.metrics.read_text(encoding="utf-8").splitlines():
+            try:
+                if json.loads(line)["step"] > step:
+                    break
+            except (ValueError, KeyError, TypeError):
+                break  # the line that was being written when the run was killed
+            kept.append(line + "\n")
+        write_text(self.metrics, "".join(kept))
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint, or None where there is none.
+
+        Raises:
+            CheckpointError: the folder is not that of a run.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise CheckpointError(f"{self.path} is not a folder")
+        saved = self.saved()
+        return saved[-1] if saved else None
+
+
+def unwritable(path: Path, error: OSError) -> UsageError:
+    """The error for a folder that cannot be written."""
+    return UsageError(
+        f"cannot write to {path}: {error.strerror or error}", "name another folder with --out"
+    )

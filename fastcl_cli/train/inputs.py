@@ -1,0 +1,96 @@
+"""From decoded images to what each encoder sees at one step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..compression.patches import reduction_matrix
+from ..compression.tokens import draw_kept_tokens
+from ..config import RunConfig
+from ..data.augment import ViewDraw, draw_views
+from ..data.beton import Beton
+from ..data.loader import Decoded
+from ..data.views import make_view
+from ..methods.base import Input
+from ..plan import Segment, Tokens, View
+from ..rng import derive_seed
+
+Kind: TypeAlias = Literal["first", "second", "local"]
+
+
+class InputMaker:
+    """Makes the inputs of both encoders, with every random draw keyed by (seed, purpose, step).
+
+    Views that both encoders see with the same patch are rendered once. Draws are made on the CPU
+    for the whole batch; pixels are rendered on ``device``.
+    """
+
+    def __init__(self, config: RunConfig, data: Beton, seed: int, device: torch.device) -> None:
+        self._augmentation = config.augmentation
+        self._base_patch = config.model.patch
+        self._heights, self._widths = data.heights, data.widths
+        self._seed = seed
+        self._device = device
+
+    def __call__(
+        self, step: int, segment: Segment, decoded: Decoded
+    ) -> tuple[list[Input], list[Input]]:
+        """Inputs of the online and of the target encoder, global views first."""
+        images = decoded.images.to(self._device)
+        indices = decoded.indices.numpy()
+        online: list[Input] = []
+        target: list[Input] = []
+        for number, (kind, view) in enumerate(each_view(segment)):
+            draw = self._draw(kind, number, step, indices)
+            rendered: dict[int, Tensor] = {}
+            for tokens, side, inputs in (
+                (view.online, "online", online),
+                (view.target, "target", target),
+            ):
+                if tokens is None:
+                    continue
+                if tokens.patch not in rendered:
+                    rendered[tokens.patch] = self._render(images, draw, tokens)
+                kept = self._kept(f"{side} tokens {number}", step, len(images), tokens)
+                inputs.append(Input(rendered[tokens.patch], kept))
+        return online, target
+
+    def _draw(
+        self, kind: Kind, number: int, step: int, rows: npt.NDArray[np.int64]
+    ) -> ViewDraw:
+        generator = self._generator(f"view {number}", step)
+        return draw_views(
+            self._augmentation, kind, self._heights[rows], self._widths[rows], generator
+        )
+
+    def _render(self, images: Tensor, draw: ViewDraw, tokens: Tokens) -> Tensor:
+        side = tokens.grid * tokens.patch
+        reduction = reduction_matrix(side, tokens.patch, self._base_patch)
+        return make_view(images, draw, side, reduction, self._augmentation.resize)
+
+    def _kept(self, purpose: str, step: int, images: int, tokens: Tokens) -> Tensor | None:
+        """None where every token is kept: the encoder then gathers nothing."""
+        if tokens.kept == tokens.grid**2:
+            return None
+        generator = self._generator(purpose, step)
+        kept = draw_kept_tokens(images, tokens.grid**2, tokens.kept, generator)
+        return kept.to(self._device)
+
+    def _generator(self, purpose: str, step: int) -> torch.Generator:
+        return torch.Generator().manual_seed(derive_seed(self._seed, purpose, step))
+
+
+def each_view(segment: Segment) -> Iterator[tuple[Kind, View]]:
+    """Every single view of an image in a segment, with the part of the recipe that it follows."""
+    for view in segment.views:
+        for copy in range(view.count):
+            if view.name == "local":
+                yield "local", view
+            else:
+                yield ("first" if copy == 0 else "second"), view

@@ -1,0 +1,160 @@
+"""The loop over a plan's steps, and what happens around them: logging, saving, stopping."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from types import FrameType
+from typing import Any
+
+from ..data.loader import Decoded, DecodedLoader
+from ..data.order import epoch_order
+from ..plan import Plan, Segment
+from .step import StepResult, Trainer
+
+
+class Stop:
+    """A request to stop: the signal that asked for it, or None so far."""
+
+    def __init__(self) -> None:
+        self.signal: signal.Signals | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Note SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once."""
+
+        def note(number: int, frame: FrameType | None) -> None:
+            self.signal = signal.Signals(number)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def batches(
+    plan: Plan, loader: DecodedLoader, seed: int, step: int, stop_step: int
+) -> Iterator[tuple[int, Segment, Decoded]]:
+    """Decoded images for each step from ``step`` to ``stop_step``, each image decoded once.
+
+    One stream of the loader serves the steps that share an epoch and a segment; starting in the
+    middle of either gives what a run that came there from step 0 gets.
+    """
+    while step < stop_step:
+        segment, position = plan.at(step), plan.position(step)
+        left_in_epoch = (plan.images - position.offset) // segment.batch
+        steps = min(left_in_epoch, segment.end_step - step, stop_step - step)
+        order = epoch_order(plan.images, seed, position.epoch)
+        indices = order[position.offset : position.offset + steps * segment.batch]
+        with closing(loader.stream(indices, segment.batch)) as stream:
+            for decoded in stream:
+                yield step, segment, decoded
+                step += 1
+
+
+class Meter:
+    """Sums over the steps between two log lines.
+
+    ``state`` goes into every checkpoint and comes back as ``carried``, so that the first line after
+    a resume covers the steps before it too.
+    """
+
+    def __init__(self, plan: Plan, carried: Mapping[str, float]) -> None:
+        self._plan = plan
+        self._reset()
+        self._logged_steps = int(carried.get("steps", 0))
+        self._loss = carried.get("loss", 0.0)
+
+    @property
+    def state(self) -> dict[str, float]:
+        return {"steps": self._logged_steps, "loss": self._loss}
+
+    def _reset(self) -> None:
+        self._logged_steps = self._steps = self._images = 0
+        self._loss = self._wait = 0.0
+        self._since = time.perf_counter()
+
+    def add(self, segment: Segment, result: StepResult, wait: float) -> None:
+        """Count one step; ``wait`` is how long it waited for data, in seconds."""
+        self._logged_steps += 1
+        self._steps += 1
+        self._images += segment.batch
+        self._loss += result.loss
+        self._wait += wait
+
+    def line(self, done: int, segment: Segment, result: StepResult) -> dict[str, Any]:
+        """The log line after ``done`` updates, over the steps since the last one.
+
+        ``loss`` is their mean; ``step_s`` and ``data_wait_s`` are seconds per step; ``speedup`` is
+        what the images so far would have cost without compression over what they did cost.
+        """
+        seconds = time.perf_counter() - self._since
+        described = segment.to_json()
+        metrics = {
+            "step": done,
+            "epoch": self._plan.epochs_at(done),
+            "loss": self._loss / self._logged_steps,
+            "gradient_norm": result.gradient_norm,
+            "lr": result.values.lr,
+            "weight_decay": result.values.weight_decay,
+            "momentum": result.values.momentum,
+            "images_per_s": self._images / seconds,
+            "step_s": seconds / self._steps,
+            "data_wait_s": self._wait / self._steps,
+            "sample_cost": segment.sample_cost,
+            "speedup": self._plan.images_at(done) / self._plan.cost_at(done),
+            "online": described["online"],
+            "target": described["target"],
+        }
+        self._reset()
+        return metrics
+
+
+def run_steps(
+    trainer: Trainer,
+    plan: Plan,
+    loader: DecodedLoader,
+    seed: int,
+    first_step: int,
+    stop_step: int,
+    *,
+    meter: Meter,
+    log_every: int,
+    save_every: int,
+    log: Callable[[dict[str, Any]], None],
+    save: Callable[[int], None],
+    stop: Stop,
+) -> int:
+    """Train from ``first_step`` to ``stop_step``, or to where ``stop`` asks.
+
+    Log lines and checkpoints fall on multiples of their intervals, counted from step 0, so a
+    resumed run writes the same ones. Every end is saved.
+
+    Returns:
+        the number of updates done.
+    """
+    saved = first_step if first_step else -1
+    done = first_step
+    waiting_since = time.perf_counter()
+    with closing(batches(plan, loader, seed, first_step, stop_step)) as source:
+        for step, segment, decoded in source:
+            wait = time.perf_counter() - waiting_since
+            result = trainer.step(step, segment, decoded)
+            done = step + 1
+            meter.add(segment, result, wait)
+            if done % log_every == 0 or done == stop_step:
+                log(meter.line(done, segment, result))
+            if done % save_every == 0:
+                save(done)
+                saved = done
+            if stop.signal is not None:
+                break
+            waiting_since = time.perf_counter()
+    if saved != done:
+        save(done)
+    return done

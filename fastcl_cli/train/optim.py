@@ -1,0 +1,76 @@
+"""AdamW with the parameter groups of a method's recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW
+
+from ..methods.base import Method
+from .schedules import Values
+
+
+def trained_parameters(method: Method) -> dict[str, nn.Parameter]:
+    """Parameters that get gradients, by their name in ``method.online``."""
+    return {n: p for n, p in method.online.named_parameters() if p.requires_grad}
+
+
+def build_optimizer(method: Method, betas: tuple[float, float]) -> AdamW:
+    """Fused AdamW (Loshchilov and Hutter, arXiv 1711.05101); rates are set before each update.
+
+    Two groups: parameters that decay, and the others (their ``decays`` entry says which).
+    """
+    parameters = trained_parameters(method)
+    groups = []
+    for decays in (True, False):
+        members = [p for n, p in parameters.items() if method.decays(n, p) is decays]
+        if members:
+            groups.append({"params": members, "decays": decays})
+    return AdamW(groups, lr=0.0, betas=betas, weight_decay=0.0, fused=True)
+
+
+def set_values(optimizer: AdamW, values: Values) -> None:
+    """Put one step's learning rate and weight decay into the optimizer."""
+    for group in optimizer.param_groups:
+        group["lr"] = values.lr
+        group["weight_decay"] = values.weight_decay if group["decays"] else 0.0
+
+
+def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
+    """Euclidean norm of all gradients together, a float32 scalar on their device."""
+    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+
+
+def optimizer_tensors(method: Method, optimizer: AdamW) -> dict[str, Tensor]:
+    """The optimizer's state by parameter name: ``NAME/exp_avg``, ``NAME/exp_avg_sq``, ``NAME/step``."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in trained_parameters(method).items()
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def load_optimizer_tensors(
+    method: Method, optimizer: AdamW, tensors: Mapping[str, Tensor]
+) -> None:
+    """Put the state of `optimizer_tensors` back; an empty one is a run before its first update.
+
+    Raises:
+        ValueError: a tensor is missing, unknown, or of another shape than its parameter.
+    """
+    parameters = trained_parameters(method)
+    shapes = {
+        f"{name}/{key}": torch.Size([]) if key == "step" else parameter.shape
+        for name, parameter in parameters.items()
+        for key in ("step", "exp_avg", "exp_avg_sq")
+    }
+    if tensors and tensors.keys() != shapes.keys():
+        raise ValueError(f"{sorted(tensors.keys() ^ shapes.keys())[0]} is missing or unknown")
+    for entry, value in tensors.items():
+        if value.shape != shapes[entry]:
+            raise ValueError(f"{entry} is {tuple(value.shape)}, not {tuple(shapes[entry])}")
+        name, key = entry.rsplit("/", 1)
+        parameter = parameters[name]
+        optimizer.state[parameter][key] = value.to(parameter.device)

@@ -1,0 +1,278 @@
+"""A run from its request to its backbone: everything is opened and checked before training."""
+
+from __future__ import annotations
+
+import signal
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch.optim import AdamW
+
+from .. import __version__
+from ..checkpoint import (
+    RunHeader,
+    copy_backbone,
+    load_run,
+    read_run_header,
+    save_backbone,
+    save_run,
+    timm_line,
+)
+from ..config import RunConfig
+from ..data.beton import Beton
+from ..data.loader import DecodedLoader
+from ..data.source import open_split
+from ..errors import (
+    CheckpointError,
+    ConfigError,
+    InterruptError,
+    RequeueError,
+    RunFailedError,
+    UsageError,
+)
+from ..events import CheckpointSaved, Emit, Notice, RunFinished, RunStarted, StepLogged
+from ..methods.base import Method
+from ..methods.build import BackboneSpec, build_method
+from ..plan import Plan
+from ..schedule import Loaded
+from .device import Device, choose_device
+from .folder import RunFolder, unwritable
+from .inputs import InputMaker
+from .loop import Meter, Stop, run_steps
+from .optim import build_optimizer, trained_parameters
+from .schedules import Schedules
+from .step import Trainer
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What a user asked of `run`; None leaves a choice to the run."""
+
+    schedule: Loaded
+    out: Path
+    seed: int = 0
+    resume: str = "never"
+    init_from: Path | None = None
+    overwrite: bool = False
+    max_steps: int | None = None
+    save_every: int | None = None
+    log_every: int | None = None
+
+
+class Session:
+    """A run that is ready to start: data open, plan resolved for it, network built.
+
+    Nothing is written before `train`.
+
+    Raises:
+        FastclError: whatever is wrong with the request, in one line.
+    """
+
+    def __init__(self, request: RunRequest, emit: Emit) -> None:
+        self._request = request
+        self._emit = emit
+        config = request.schedule.config
+        if config.data is None:
+            raise ConfigError(
+                "the schedule names no data", 'add `data "imagenet.beton";` or pass --data'
+            )
+        self.device: Device = choose_device(config.precision)
+        # Built first: a method or model that cannot be trained should not cost a packing.
+        self.method: Method = build_method(config, request.seed).to(self.device.device)
+        self.data: Beton = open_split(config.data, "train", announce=lambda t: emit(Notice(t)))
+        resolved = request.schedule.with_images(self.data.images, "data")
+        self.plan: Plan = resolved.plan
+        self.config: RunConfig = replace(
+            resolved.config,
+            precision=self.device.precision,
+            decode=config.decode or decoded_side(config.image, self.data),
+        )
+        self.spec = BackboneSpec.of(self.config, request.seed)
+        self.optimizer: AdamW = build_optimizer(self.method, self.config.betas)
+        self.folder = RunFolder(request.out)
+        self._meter = Meter(self.plan, {})
+
+    @property
+    def stop_step(self) -> int:
+        limit = self._request.max_steps
+        return self.plan.steps if limit is None else min(limit, self.plan.steps)
+
+    @property
+    def parameters(self) -> int:
+        """Number of trained parameters."""
+        return sum(p.numel() for p in trained_parameters(self.method).values())
+
+    def train(self) -> None:
+        """Train, write checkpoints and the backbone, and tell the screen.
+
+        Raises:
+            RequeueError, InterruptError: SIGTERM or SIGINT came; a checkpoint was written.
+            NumericalError: the loss or a gradient is not finite; the last checkpoint is good.
+        """
+        stop = Stop()
+        first_step = self._open_folder()
+        self._start(first_step)
+        began = time.monotonic()
+        torch.set_num_threads(self.device.threads)
+        with stop.listening():
+            loader = DecodedLoader(self.data, self._decode, self.device.threads)
+            done = run_steps(
+                Trainer(
+                    self.method,
+                    self.optimizer,
+                    Schedules(self.config, self.plan, self.method.momentum_lead),
+                    InputMaker(self.config, self.data, self._request.seed, self.device.device),
+                    self.device,
+                ),
+                self.plan,
+                loader,
+                self._request.seed,
+                first_step,
+                self.stop_step,
+                meter=self._meter,
+                log_every=self._request.log_every or max(1, self.plan.steps // 200),
+                save_every=self._request.save_every or default_save_interval(self.plan),
+                log=self._log,
+                save=self._save,
+                stop=stop,
+            )
+        self._finish(done, stop, time.monotonic() - began)
+
+    @property
+    def _decode(self) -> int:
+        assert self.config.decode is not None
+        return self.config.decode
+
+    def _open_folder(self) -> int:
+        """Make or resume the folder; returns the number of updates done before."""
+        request, folder = self._request, self.folder
+        checkpoint = None
+        if request.resume == "auto":
+            checkpoint = folder.newest()
+        elif request.resume != "never":
+            checkpoint = Path(request.resume)
+        if checkpoint is None:
+            if request.init_from is not None:
+                copy_backbone(request.init_from, self.method)
+            folder.create(overwrite=request.overwrite)
+            self._describe()
+            return 0
+        if request.init_from is not None:
+            raise UsageError("--init-from starts a new run and cannot go with a resumed one")
+        return self._resume(checkpoint)
+
+    def _resume(self, checkpoint: Path) -> int:
+        header = read_run_header(checkpoint)
+        differences = self._differences(header)
+        if differences:
+            raise CheckpointError(
+                f"{checkpoint} is of another run: {'; '.join(differences)}",
+                "resume with the options that the run was started with, or start a new one",
+            )
+        load_run(checkpoint, self.method, self.optimizer)
+        self._meter = Meter(self.plan, header.meter)
+        try:
+            self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
+            for newer in self.folder.saved():
+                if newer > self.folder.checkpoint(header.step):
+                    newer.unlink()
+            self.folder.truncate_metrics(header.step)
+        except OSError as error:
+            raise unwritable(self.folder.path, error) from error
+        if not self.folder.config.exists():
+            self._describe()
+        self._emit(Notice(f"resumed from {checkpoint} after {header.step} steps"))
+        return header.step
+
+    def _differences(self, header: RunHeader) -> list[str]:
+        """What a checkpoint's run and this one do not share, for people."""
+        here = self._header(header.step)
+        changed = [
+            f"{key} was {header.config.get(key)}, is {value}"
+            for key, value in here.config.items()
+            if header.config.get(key) != value
+        ]
+        if header.plan != here.plan and not changed:
+            changed.append("the phases differ")
+        if header.data != here.data:
+            changed.append("the images differ")
+        return changed
+
+    def _header(self, step: int) -> RunHeader:
+        # Where the images lie may change between two halves of a run; what they are may not.
+        config = {k: v for k, v in self.config.to_json().items() if k != "data"}
+        config["seed"] = self._request.seed
+        schedule = self._request.schedule.text
+        return RunHeader(
+            step, self.plan.hash(), config, self.data.digest, schedule, self._meter.state
+        )
+
+    def _describe(self) -> None:
+        config: dict[str, Any] = {
+            "schema_version": 1,
+            "fastcl": __version__,
+            "torch": torch.__version__,
+            "device": self.device.name,
+            "seed": self._request.seed,
+            "data_digest": self.data.digest,
+            "config": self.config.to_json(),
+        }
+        self.folder.write_description(self._request.schedule.text, config, self.plan.to_json())
+
+    def _start(self, first_step: int) -> None:
+        self._emit(
+            RunStarted(
+                title=self._request.schedule.name,
+                folder=self.folder.path,
+                plan=self.plan,
+                step=first_step,
+                stop_step=self.stop_step,
+                device=self.device.name,
+                precision=self.device.precision,
+                parameters=self.parameters,
+                images=self.data.images,
+            )
+        )
+
+    def _log(self, metrics: dict[str, Any]) -> None:
+        self.folder.append_metrics(metrics)
+        self._emit(StepLogged(metrics))
+
+    def _save(self, step: int) -> None:
+        path = self.folder.checkpoint(step)
+        try:
+            save_run(path, self.method, self.optimizer, self.spec, self._header(step))
+            self.folder.prune()
+        except (OSError, SafetensorError) as error:
+            raise RunFailedError(
+                f"cannot save {path}: {error}",
+                "the checkpoints before it are whole: make room, then `--resume auto`",
+            ) from error
+        self._emit(CheckpointSaved(step, path))
+
+    def _finish(self, done: int, stop: Stop, seconds: float) -> None:
+        path = self.folder.path
+        if stop.signal is not None and done < self.stop_step:
+            message = f"stopped by {stop.signal.name} after {done} of {self.plan.steps} steps"
+            help = f"continue with `--resume auto --out {path}`"
+            kind = InterruptError if stop.signal is signal.SIGINT else RequeueError
+            raise kind(message, help)
+        save_backbone(self.folder.backbone, self.method.backbone, self.spec, done)
+        line = timm_line(self.folder.backbone, self.spec)
+        self._emit(RunFinished(done, seconds, path, line))
+
+
+def decoded_side(image: int, data: Beton) -> int:
+    """Side of the decoded square: 8/7 of the view, as in the usual 256 for 224, but no more than
+    the data set's largest image has."""
+    stored = int(max(data.heights.max(), data.widths.max()))
+    return max(min(round(image * 8 / 7), stored), 2)
+
+
+def default_save_interval(plan: Plan) -> int:
+    """About twenty checkpoints a run, but never more than 1,000 steps apart."""
+    return min(max(1, plan.steps // 20), 1000)

@@ -1,0 +1,73 @@
+"""One training step: views -> loss -> backward -> update -> average."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from torch.optim import AdamW
+
+from ..data.loader import Decoded
+from ..errors import NumericalError
+from ..methods.base import Method
+from ..model.ema import update_average
+from ..plan import Segment
+from .device import Device
+from .inputs import InputMaker
+from .optim import gradient_norm, set_values
+from .schedules import Schedules, Values
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """What one step did: its loss, the norm of its gradient, and the values it ran with."""
+
+    loss: float
+    gradient_norm: float
+    values: Values
+
+
+class Trainer:
+    """The moving parts of a run. Everything that changes is in ``method`` and ``optimizer``."""
+
+    def __init__(
+        self,
+        method: Method,
+        optimizer: AdamW,
+        schedules: Schedules,
+        inputs: InputMaker,
+        device: Device,
+    ) -> None:
+        self.method = method
+        self.optimizer = optimizer
+        self.schedules = schedules
+        self.inputs = inputs
+        self.device = device
+
+    def step(self, step: int, segment: Segment, decoded: Decoded) -> StepResult:
+        """Run the update numbered ``step``.
+
+        Raises:
+            NumericalError: the loss or a gradient is not finite; nothing was updated.
+        """
+        online, target = self.inputs(step, segment, decoded)
+        with self.device.autocast():
+            loss = self.method.loss(online, target)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+
+        norm = gradient_norm(self.method.online.parameters())
+        result = StepResult(float(loss.detach()), float(norm), self.schedules.at(step))
+        if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
+            raise NumericalError(
+                f"step {step}: loss {result.loss}, gradient norm {result.gradient_norm}; "
+                "the update was refused",
+                "lower `lr`, lengthen `warmup`, or use `precision float32`",
+            )
+        set_values(self.optimizer, result.values)
+        self.optimizer.step()
+
+        if self.method.target is not None:
+            assert result.values.momentum is not None
+            update_average(self.method.target, self.method.online, result.values.momentum)
+        return result
