@@ -1,0 +1,51 @@
+"""A run as plain lines, for logs, pipes and terminals that cannot redraw."""
+
+from __future__ import annotations
+
+from ..events import CheckpointSaved, Event, Notice, RunFinished, RunStarted, StepLogged
+from .run_words import Forecast, closing, compression, duration, opening
+
+
+class Plain:
+    """Prints one line for each log interval and each thing worth saying."""
+
+    def __init__(self) -> None:
+        self._forecast: Forecast | None = None
+        self._stop_step = 0
+        self._compression = ""
+
+    def __call__(self, event: Event) -> None:
+        for line in self._lines(event):
+            print(line, flush=True)
+
+    def _lines(self, event: Event) -> list[str]:
+        match event:
+            case RunStarted():
+                self._forecast = Forecast(event.plan, event.step, event.stop_step)
+                self._stop_step = event.stop_step
+                return opening(event)
+            case StepLogged():
+                return self._step(event)
+            case Notice():
+                return [event.text]
+            case RunFinished():
+                return closing(event)
+            case CheckpointSaved():
+                return []
+
+    def _step(self, event: StepLogged) -> list[str]:
+        assert self._forecast is not None
+        m = event.metrics
+        lines = []
+        now = f"online {compression(m['online'])}, target {compression(m['target'])}"
+        if now != self._compression:
+            self._compression = now
+            lines.append(f"-- {now}")
+        left = self._forecast.seconds_left(m["step"])
+        lines.append(
+            f"step {m['step']}/{self._stop_step}  epoch {m['epoch']:.2f}  loss {m['loss']:.4f}  "
+            f"lr {m['lr']:.2e}  {m['images_per_s']:.0f} img/s  "
+            f"data wait {m['data_wait_s'] / m['step_s']:.1%}  speed-up {m['speedup']:.2f}x"
+            + (f"  {duration(left)} left" if left is not None else "")
+        )
+        return lines

@@ -1,0 +1,149 @@
+"""A run as a live panel: where in the plan it is, how fast, and how the loss moves."""
+
+from __future__ import annotations
+
+from collections import deque
+from types import TracebackType
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from ..events import CheckpointSaved, Event, Notice, RunFinished, RunStarted, StepLogged
+from ..plan import Plan
+from .run_words import Forecast, closing, compression, duration, opening, short
+
+REDRAWS_PER_SECOND = 4
+BARS = " ▁▂▃▄▅▆▇█"
+SHADES = ("blue", "cyan", "green", "yellow", "magenta", "red")
+
+
+class Tui:
+    """A `rich.live` panel that is redrawn from the events seen so far.
+
+    What should stay on the terminal (opening lines, notices, the result) is printed above it.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self._console = console or Console()
+        self._live = Live(
+            console=self._console, refresh_per_second=REDRAWS_PER_SECOND, transient=True
+        )
+        self._started: RunStarted | None = None
+        self._forecast: Forecast | None = None
+        self._last: StepLogged | None = None
+        self._losses: deque[float] = deque(maxlen=400)
+        self._saved = ""
+
+    def __enter__(self) -> Tui:
+        self._live.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.__exit__(kind, error, trace)
+
+    def __call__(self, event: Event) -> None:
+        match event:
+            case RunStarted():
+                self._started = event
+                self._forecast = Forecast(event.plan, event.step, event.stop_step)
+                self._print(opening(event))
+            case StepLogged():
+                self._last = event
+                self._losses.append(event.metrics["loss"])
+            case CheckpointSaved():
+                self._saved = f"checkpoint {event.path.name}"
+            case Notice():
+                self._print([event.text])
+            case RunFinished():
+                self._live.update("")
+                self._print(closing(event))
+                return
+        self._live.update(self._panel())
+
+    def _print(self, lines: list[str]) -> None:
+        for line in lines:
+            self._console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def _panel(self) -> Panel | str:
+        started, last = self._started, self._last
+        if started is None:
+            return ""
+        width = max(20, self._console.width - 4)
+        step = last.metrics["step"] if last else started.step
+        rows: list[Text | ProgressBar | Table] = [
+            strip(started.plan, step, width),
+            ProgressBar(total=started.stop_step, completed=step, width=width),
+        ]
+        if last is not None:
+            rows.append(self._figures(last, width))
+        return Panel(Group(*rows), title=started.title, title_align="left")
+
+    def _figures(self, last: StepLogged, width: int) -> Table:
+        assert self._started is not None and self._forecast is not None
+        m = last.metrics
+        left = self._forecast.seconds_left(m["step"])
+        wait = m["data_wait_s"] / m["step_s"]
+        table = Table.grid(padding=(0, 2))
+        table.add_column(style="dim")
+        table.add_column()
+        table.add_row(
+            "step",
+            f"{m['step']:,} of {self._started.stop_step:,}, epoch {m['epoch']:.2f}"
+            + (f", {duration(left)} left" if left is not None else ""),
+        )
+        table.add_row("online", compression(m["online"]))
+        table.add_row("target", compression(m["target"]))
+        table.add_row(
+            "speed",
+            f"{m['images_per_s']:,.0f} img/s, {m['step_s'] * 1000:,.0f} ms/step, "
+            f"data wait {wait:.1%}",
+        )
+        table.add_row(
+            "cost",
+            f"{m['sample_cost']:.3f} of an uncompressed image now, {m['speedup']:.2f}x so far",
+        )
+        table.add_row("loss", f"{m['loss']:.4f}  {sparkline(list(self._losses), width - 22)}")
+        table.add_row("lr", f"{m['lr']:.3e}")
+        if self._saved:
+            table.add_row("saved", self._saved)
+        return table
+
+
+def strip(plan: Plan, step: int, width: int) -> Text:
+    """The plan's segments side by side, as wide as their share of steps, with a mark at ``step``."""
+    text = Text()
+    mark = min(width - 1, step * width // max(1, plan.steps))
+    for column in range(width):
+        index = plan.index(min(column * plan.steps // width, plan.steps - 1))
+        segment = plan.segments[index]
+        first = -(-segment.first_step * width // plan.steps)
+        label = f" {short(segment)} "
+        letter = label[column - first] if 0 <= column - first < len(label) else " "
+        room = segment.end_step * width // plan.steps - first
+        style = f"black on {SHADES[index % len(SHADES)]}"
+        if column == mark:
+            text.append("▼", style="bold white on black")
+        else:
+            text.append(letter if room >= len(label) else " ", style=style)
+    return text
+
+
+def sparkline(values: list[float], width: int) -> str:
+    """``values`` as at most ``width`` bars, each the mean of its share, scaled to their range."""
+    width = min(width, len(values))
+    if width < 2:
+        return ""
+    cuts = [i * len(values) // width for i in range(width + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    low, high = min(means), max(means)
+    scale = (len(BARS) - 2) / (high - low) if high > low else 0.0
+    return "".join(BARS[1 + round((mean - low) * scale)] for mean in means)

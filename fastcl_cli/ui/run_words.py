@@ -1,0 +1,76 @@
+"""Words and figures that both screens of a run share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from ..events import RunFinished, RunStarted
+from ..plan import Plan, Segment
+
+
+def compression(encoder: Mapping[str, Any] | None) -> str:
+    """One encoder's compression as a metrics line holds it, e.g. ``25 of 49 tokens of 32 px``."""
+    if encoder is None:
+        return "none"
+    total = encoder["grid"] ** 2
+    return f"{encoder['tokens']} of {total} tokens of {encoder['patch']} px"
+
+
+def short(segment: Segment) -> str:
+    """A segment's online compression in a few characters, e.g. ``25 tok``."""
+    return f"{segment.views[0].online.kept} tok"
+
+
+def duration(seconds: float) -> str:
+    """``42 s``, ``3:07 min``, ``2:05 h``, ``3.2 d``."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60}:{whole % 60:02d} min"
+    if whole < 48 * 3600:
+        return f"{whole // 3600}:{whole % 3600 // 60:02d} h"
+    return f"{whole / 86400:.1f} d"
+
+
+def opening(event: RunStarted) -> list[str]:
+    """The lines that say what is about to run."""
+    plan = event.plan
+    return [
+        f"{event.title}: {plan.method}, {event.images:,} images, {plan.epochs:g} epochs, "
+        f"{plan.steps:,} steps in {len(plan.segments)} segments",
+        f"{event.parameters:,} trained parameters in {event.precision} on {event.device}",
+        f"planned speed-up {plan.speedup:.2f}x over no compression; writing {event.folder}",
+    ]
+
+
+def closing(event: RunFinished) -> list[str]:
+    """The lines that say what came out, and how to use it."""
+    return [
+        f"done after {event.step:,} steps in {duration(event.seconds)}: "
+        f"{event.folder / 'backbone.safetensors'}",
+        f"load it:  {event.load_line}",
+    ]
+
+
+class Forecast:
+    """Time left, following the remaining plan: what a unit of sample cost took, times what is left.
+
+    A unit's time is measured over the steps of this process alone, so a resumed run forecasts too.
+    """
+
+    def __init__(self, plan: Plan, step: int, stop_step: int) -> None:
+        self._plan = plan
+        self._first_cost = plan.cost_at(step)
+        self._stop_cost = plan.cost_at(stop_step)
+        self._since = time.monotonic()
+
+    def seconds_left(self, step: int) -> float | None:
+        """Seconds from now to the end, or None before anything was measured."""
+        spent = self._plan.cost_at(step) - self._first_cost
+        if spent <= 0:
+            return None
+        elapsed = time.monotonic() - self._since
+        return elapsed / spent * (self._stop_cost - self._plan.cost_at(step))
