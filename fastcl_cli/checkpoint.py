@@ -19,15 +19,15 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from . import __version__
-from .config import METHODS, VitShape
-from .errors import CheckpointError, FastclError
-from .files import replacing
-from .methods.base import Method
-from .methods.build import BackboneSpec, build_backbone
-from .model.vit import Encoder
-from .schedule.settings import vit_shape
-from .train.optim import load_optimizer_tensors, optimizer_tensors
+from fastcl_cli import __version__
+from fastcl_cli.config import METHODS, VitShape
+from fastcl_cli.errors import CheckpointError, FastclError
+from fastcl_cli.files import replacing
+from fastcl_cli.methods.base import Method
+from fastcl_cli.methods.build import BackboneSpec, build_backbone
+from fastcl_cli.model.vit import Encoder
+from fastcl_cli.schedule.settings import vit_shape
+from fastcl_cli.train.optim import load_optimizer_tensors, optimizer_tensors
 
 FORMAT = 1
 
@@ -207,7 +207,10 @@ def _read_spec(path: Path, header: dict[str, Any]) -> BackboneSpec:
 def _check_size(path: Path, spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> None:
     """Refuse a header that asks for a network of another size before one is allocated."""
     tokens = (spec.image // spec.model.patch) ** 2
-    position, blocks = tensors.get("pos_embed"), {n.split(".")[1] for n in tensors if "blocks." in n}
+    position, blocks = (
+        tensors.get("pos_embed"),
+        {n.split(".")[1] for n in tensors if "blocks." in n},
+    )
     if (
         position is None
         or position.shape[-1] != spec.model.embed_dim

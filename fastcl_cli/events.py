@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from .plan import Plan
+from fastcl_cli.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,13 @@ def attention(x: Tensor, p: Params, name: str, heads: int) -> Tensor:
 
 
 def vit(
-    view: Tensor, p: Params, depth: int, heads: int, patch: int, position: Tensor, kept: Tensor | None
+    view: Tensor,
+    p: Params,
+    depth: int,
+    heads: int,
+    patch: int,
+    position: Tensor,
+    kept: Tensor | None,
 ) -> Tensor:
     """[CLS] features of full-resolution views (B, 3, H, H) cut into ``patch``-pixel tokens.
 

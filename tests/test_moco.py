@@ -6,10 +6,10 @@ import math
 from dataclasses import dataclass
 
 import pytest
+import reference as ref
 import torch
 from torch import Tensor
 
-import reference as ref
 from fastcl_cli.compression.patches import reduction_matrix
 from fastcl_cli.compression.tokens import draw_kept_tokens
 from fastcl_cli.config import VitShape
@@ -108,11 +108,11 @@ def reference_loss(online: ref.Params, target: ref.Params, step: Step) -> Tensor
     queries, keys = [], []
     for view, (kept, target_kept) in zip(step.views, step.kept, strict=True):
         queries.append(
-            predictor(online, projector(online, reference_features(online, view, step.patch[0], kept)))
+            predictor(
+                online, projector(online, reference_features(online, view, step.patch[0], kept))
+            )
         )
-        keys.append(
-            projector(target, reference_features(target, view, step.patch[1], target_kept))
-        )
+        keys.append(projector(target, reference_features(target, view, step.patch[1], target_kept)))
     return info_nce(queries[0], keys[1]) + info_nce(queries[1], keys[0])
 
 

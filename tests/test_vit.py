@@ -32,7 +32,9 @@ def encoder(kind: str = "class token", position: str = "learned", image: int = 9
 
 
 def images(n: int, side: int) -> torch.Tensor:
-    return torch.randn(n, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    return torch.randn(
+        n, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(7)
+    )
 
 
 @pytest.mark.parametrize("kind", MODELS)

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.beton import Beton
-from ..data.loader import DecodedLoader
-from ..data.views import eval_view
-from ..errors import DataError
-from ..model.vit import Encoder
+from fastcl_cli.data.beton import Beton
+from fastcl_cli.data.loader import DecodedLoader
+from fastcl_cli.data.views import eval_view
+from fastcl_cli.errors import DataError
+from fastcl_cli.model.vit import Encoder
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .features import Features
+from fastcl_cli.evaluate.features import Features
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from ..checkpoint import load_backbone
-from ..data.beton import Beton, open_beton
-from ..data.source import open_split
-from ..errors import UsageError
-from ..methods.build import build_backbone
-from ..train.device import choose_device
-from .features import Features, default_crop_ratio, extract
-from .knn import knn_accuracy
+from fastcl_cli import __version__
+from fastcl_cli.checkpoint import load_backbone
+from fastcl_cli.data.beton import Beton, open_beton
+from fastcl_cli.data.source import open_split
+from fastcl_cli.errors import UsageError
+from fastcl_cli.evaluate.features import Features, default_crop_ratio, extract
+from fastcl_cli.evaluate.knn import knn_accuracy
+from fastcl_cli.methods.build import build_backbone
+from fastcl_cli.train.device import choose_device
 
 DEFAULT_KS = (20, 10, 100, 200)
 TEMPERATURE = 0.07

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..model.vit import Encoder
+from fastcl_cli.model.vit import Encoder
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,13 +7,13 @@ from typing import Literal
 
 import torch
 
-from ..config import Method as MethodName
-from ..config import RunConfig, VitShape
-from ..errors import ConfigError
-from ..model.vit import Encoder, build_vit
-from ..rng import derive_seed
-from .base import Method
-from .moco import MoCo, initialise_backbone
+from fastcl_cli.config import Method as MethodName
+from fastcl_cli.config import RunConfig, VitShape
+from fastcl_cli.errors import ConfigError
+from fastcl_cli.methods.base import Method
+from fastcl_cli.methods.moco import MoCo, initialise_backbone
+from fastcl_cli.model.vit import Encoder, build_vit
+from fastcl_cli.rng import derive_seed
 
 TRAINABLE: tuple[MethodName, ...] = ("moco",)
 """The methods that this version trains; all of them can be validated and estimated."""

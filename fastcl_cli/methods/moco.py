@@ -22,10 +22,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..model.ema import frozen_copy
-from ..model.heads import mlp_head
-from ..model.vit import Encoder
-from .base import Input, Method, encode
+from fastcl_cli.methods.base import Input, Method, encode
+from fastcl_cli.model.ema import frozen_copy
+from fastcl_cli.model.heads import mlp_head
+from fastcl_cli.model.vit import Encoder
 
 
 def contrast(query: Tensor, key: Tensor, temperature: float) -> Tensor:

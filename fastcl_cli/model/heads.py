@@ -7,9 +7,7 @@ import itertools
 from torch import nn
 
 
-def mlp_head(
-    sizes: tuple[int, ...], *, bias: bool, last_norm: bool
-) -> nn.Sequential:
+def mlp_head(sizes: tuple[int, ...], *, bias: bool, last_norm: bool) -> nn.Sequential:
     """A multi-layer perceptron with batch norm and ReLU on the hidden layers.
 
     Args:

@@ -19,10 +19,10 @@ import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
-from ..compression.tokens import gather_tokens, patchify
-from ..config import VitShape
-from ..errors import ConfigError
-from .position import learned_embedding, sincos_embedding
+from fastcl_cli.compression.tokens import gather_tokens, patchify
+from fastcl_cli.config import VitShape
+from fastcl_cli.errors import ConfigError
+from fastcl_cli.model.position import learned_embedding, sincos_embedding
 
 
 class Encoder(nn.Module):

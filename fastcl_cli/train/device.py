@@ -11,7 +11,7 @@ from typing import Literal
 
 import torch
 
-from ..errors import ConfigError
+from fastcl_cli.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError, UsageError
-from ..files import write_text
+from fastcl_cli.errors import CheckpointError, UsageError
+from fastcl_cli.files import write_text
 
 KEEP_CHECKPOINTS = 3
 

@@ -10,16 +10,16 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..compression.patches import reduction_matrix
-from ..compression.tokens import draw_kept_tokens
-from ..config import RunConfig
-from ..data.augment import ViewDraw, draw_views
-from ..data.beton import Beton
-from ..data.loader import Decoded
-from ..data.views import make_view
-from ..methods.base import Input
-from ..plan import Segment, Tokens, View
-from ..rng import derive_seed
+from fastcl_cli.compression.patches import reduction_matrix
+from fastcl_cli.compression.tokens import draw_kept_tokens
+from fastcl_cli.config import RunConfig
+from fastcl_cli.data.augment import ViewDraw, draw_views
+from fastcl_cli.data.beton import Beton
+from fastcl_cli.data.loader import Decoded
+from fastcl_cli.data.views import make_view
+from fastcl_cli.methods.base import Input
+from fastcl_cli.plan import Segment, Tokens, View
+from fastcl_cli.rng import derive_seed
 
 Kind: TypeAlias = Literal["first", "second", "local"]
 
@@ -61,9 +61,7 @@ class InputMaker:
                 inputs.append(Input(rendered[tokens.patch], kept))
         return online, target
 
-    def _draw(
-        self, kind: Kind, number: int, step: int, rows: npt.NDArray[np.int64]
-    ) -> ViewDraw:
+    def _draw(self, kind: Kind, number: int, step: int, rows: npt.NDArray[np.int64]) -> ViewDraw:
         generator = self._generator(f"view {number}", step)
         return draw_views(
             self._augmentation, kind, self._heights[rows], self._widths[rows], generator

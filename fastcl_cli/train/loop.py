@@ -9,10 +9,10 @@ from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Any
 
-from ..data.loader import Decoded, DecodedLoader
-from ..data.order import epoch_order
-from ..plan import Plan, Segment
-from .step import StepResult, Trainer
+from fastcl_cli.data.loader import Decoded, DecodedLoader
+from fastcl_cli.data.order import epoch_order
+from fastcl_cli.plan import Plan, Segment
+from fastcl_cli.train.step import StepResult, Trainer
 
 
 class Stop:

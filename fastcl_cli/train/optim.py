@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from ..methods.base import Method
-from .schedules import Values
+from fastcl_cli.methods.base import Method
+from fastcl_cli.train.schedules import Values
 
 
 def trained_parameters(method: Method) -> dict[str, nn.Parameter]:
@@ -52,9 +52,7 @@ def optimizer_tensors(method: Method, optimizer: AdamW) -> dict[str, Tensor]:
     }
 
 
-def load_optimizer_tensors(
-    method: Method, optimizer: AdamW, tensors: Mapping[str, Tensor]
-) -> None:
+def load_optimizer_tensors(method: Method, optimizer: AdamW, tensors: Mapping[str, Tensor]) -> None:
     """Put the state of `optimizer_tensors` back; an empty one is a run before its first update.
 
     Raises:

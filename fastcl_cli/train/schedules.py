@@ -9,8 +9,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from ..config import Decay, Ramp, RunConfig
-from ..plan import Plan
+from fastcl_cli.config import Decay, Ramp, RunConfig
+from fastcl_cli.plan import Plan
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,8 @@ import torch
 from safetensors import SafetensorError
 from torch.optim import AdamW
 
-from .. import __version__
-from ..checkpoint import (
+from fastcl_cli import __version__
+from fastcl_cli.checkpoint import (
     RunHeader,
     copy_backbone,
     load_run,
@@ -22,11 +22,11 @@ from ..checkpoint import (
     save_run,
     timm_line,
 )
-from ..config import RunConfig
-from ..data.beton import Beton
-from ..data.loader import DecodedLoader
-from ..data.source import open_split
-from ..errors import (
+from fastcl_cli.config import RunConfig
+from fastcl_cli.data.beton import Beton
+from fastcl_cli.data.loader import DecodedLoader
+from fastcl_cli.data.source import open_split
+from fastcl_cli.errors import (
     CheckpointError,
     ConfigError,
     InterruptError,
@@ -34,18 +34,18 @@ from ..errors import (
     RunFailedError,
     UsageError,
 )
-from ..events import CheckpointSaved, Emit, Notice, RunFinished, RunStarted, StepLogged
-from ..methods.base import Method
-from ..methods.build import BackboneSpec, build_method
-from ..plan import Plan
-from ..schedule import Loaded
-from .device import Device, choose_device
-from .folder import RunFolder, unwritable
-from .inputs import InputMaker
-from .loop import Meter, Stop, run_steps
-from .optim import build_optimizer, trained_parameters
-from .schedules import Schedules
-from .step import Trainer
+from fastcl_cli.events import CheckpointSaved, Emit, Notice, RunFinished, RunStarted, StepLogged
+from fastcl_cli.methods.base import Method
+from fastcl_cli.methods.build import BackboneSpec, build_method
+from fastcl_cli.plan import Plan
+from fastcl_cli.schedule import Loaded
+from fastcl_cli.train.device import Device, choose_device
+from fastcl_cli.train.folder import RunFolder, unwritable
+from fastcl_cli.train.inputs import InputMaker
+from fastcl_cli.train.loop import Meter, Stop, run_steps
+from fastcl_cli.train.optim import build_optimizer, trained_parameters
+from fastcl_cli.train.schedules import Schedules
+from fastcl_cli.train.step import Trainer
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 from torch.optim import AdamW
 
-from ..data.loader import Decoded
-from ..errors import NumericalError
-from ..methods.base import Method
-from ..model.ema import update_average
-from ..plan import Segment
-from .device import Device
-from .inputs import InputMaker
-from .optim import gradient_norm, set_values
-from .schedules import Schedules, Values
+from fastcl_cli.data.loader import Decoded
+from fastcl_cli.errors import NumericalError
+from fastcl_cli.methods.base import Method
+from fastcl_cli.model.ema import update_average
+from fastcl_cli.plan import Segment
+from fastcl_cli.train.device import Device
+from fastcl_cli.train.inputs import InputMaker
+from fastcl_cli.train.optim import gradient_norm, set_values
+from fastcl_cli.train.schedules import Schedules, Values
 
 
 @dataclass(frozen=True, slots=True)

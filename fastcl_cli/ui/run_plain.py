@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..events import CheckpointSaved, Event, Notice, RunFinished, RunStarted, StepLogged
-from .run_words import Forecast, closing, compression, duration, opening
+from fastcl_cli.events import CheckpointSaved, Event, Notice, RunFinished, RunStarted, StepLogged
+from fastcl_cli.ui.run_words import Forecast, closing, compression, duration, opening
 
 
 class Plain:

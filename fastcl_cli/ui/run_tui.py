@@ -12,9 +12,9 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from ..events import CheckpointSaved, Event, Notice, RunFinished, RunStarted, StepLogged
-from ..plan import Plan
-from .run_words import Forecast, closing, compression, duration, opening, short
+from fastcl_cli.events import CheckpointSaved, Event, Notice, RunFinished, RunStarted, StepLogged
+from fastcl_cli.plan import Plan
+from fastcl_cli.ui.run_words import Forecast, closing, compression, duration, opening, short
 
 REDRAWS_PER_SECOND = 4
 BARS = " ▁▂▃▄▅▆▇█"

@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from ..events import RunFinished, RunStarted
-from ..plan import Plan, Segment
+from fastcl_cli.events import RunFinished, RunStarted
+from fastcl_cli.plan import Plan, Segment
 
 
 def compression(encoder: Mapping[str, Any] | None) -> str:

@@ -6,7 +6,7 @@ import sys
 from contextlib import AbstractContextManager, nullcontext
 from typing import Literal
 
-from ..events import Emit
+from fastcl_cli.events import Emit
 
 Ui = Literal["tui", "plain", "none"]
 
@@ -17,9 +17,9 @@ def open_screen(ui: Ui | None) -> AbstractContextManager[Emit]:
     if chosen == "none":
         return nullcontext(lambda event: None)
     if chosen == "plain":
-        from .run_plain import Plain
+        from fastcl_cli.ui.run_plain import Plain
 
         return nullcontext(Plain())
-    from .run_tui import Tui
+    from fastcl_cli.ui.run_tui import Tui
 
     return Tui()
