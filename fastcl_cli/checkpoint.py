@@ -37,8 +37,8 @@ class RunHeader:
     """What a run checkpoint says of itself, besides its backbone.
 
     ``step`` updates have been done. ``config`` and ``plan`` (a digest) must equal those of the run
-    that goes on from it; ``data`` identifies the images. ``meter`` holds the sums of the log line that
-    was being gathered.
+    that goes on from it; ``data`` identifies the images. ``meter`` holds the sums of the log line
+    that was being gathered.
     """
 
     step: int
@@ -207,10 +207,8 @@ def _read_spec(path: Path, header: dict[str, Any]) -> BackboneSpec:
 def _check_size(path: Path, spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> None:
     """Refuse a header that asks for a network of another size before one is allocated."""
     tokens = (spec.image // spec.model.patch) ** 2
-    position, blocks = (
-        tensors.get("pos_embed"),
-        {n.split(".")[1] for n in tensors if "blocks." in n},
-    )
+    position = tensors.get("pos_embed")
+    blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
     if (
         position is None
         or position.shape[-1] != spec.model.embed_dim

@@ -2,9 +2,9 @@
 (arXiv 2104.02057).
 
 Kept from the published recipe: fixed sine-cosine position embeddings, a frozen random patch
-projection (section 4.2 of the paper), xavier-uniform linear layers with query, key and value counted
-apart, heads without biases whose last batch norm has no affine parameters, weight decay on every
-trained parameter, loss times 2·temperature.
+projection (section 4.2 of the paper), xavier-uniform linear layers with query, key and value
+counted apart, heads without biases whose last batch norm has no affine parameters, weight decay on
+every trained parameter, loss times 2·temperature.
 
 Departures, both on purpose: ViT-S has timm's 6 heads where the published code has 12, which timm
 would load with wrong features; the heads' batch norms keep no running statistics, which nothing
@@ -67,7 +67,7 @@ class MoCo(Method):
         )
 
     def loss(self, online: Sequence[Input], target: Sequence[Input]) -> Tensor:
-        """L = contrast(q1, k2) + contrast(q2, k1): each query's positive is the other view's key."""
+        """contrast(q1, k2) + contrast(q2, k1): a query's positive is the other view's key."""
         queries = [self._query(x) for x in encode(self.online["backbone"], online)]
         with torch.no_grad():
             keys = [self._key(x) for x in encode(self._target["backbone"], target)]

@@ -44,7 +44,7 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
 
 
 def optimizer_tensors(method: Method, optimizer: AdamW) -> dict[str, Tensor]:
-    """The optimizer's state by parameter name: ``NAME/exp_avg``, ``NAME/exp_avg_sq``, ``NAME/step``."""
+    """The optimizer's state as ``NAME/exp_avg``, ``NAME/exp_avg_sq`` and ``NAME/step``."""
     return {
         f"{name}/{key}": value
         for name, parameter in trained_parameters(method).items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from itertools import pairwise
 from types import TracebackType
 
 from rich.console import Console, Group
@@ -119,7 +120,7 @@ class Tui:
 
 
 def strip(plan: Plan, step: int, width: int) -> Text:
-    """The plan's segments side by side, as wide as their share of steps, with a mark at ``step``."""
+    """The plan's segments side by side, each as wide as its steps, with a mark at ``step``."""
     text = Text()
     mark = min(width - 1, step * width // max(1, plan.steps))
     for column in range(width):
@@ -143,7 +144,7 @@ def sparkline(values: list[float], width: int) -> str:
     if width < 2:
         return ""
     cuts = [i * len(values) // width for i in range(width + 1)]
-    means = [sum(values[a:b]) / (b - a) for a, b in zip(cuts, cuts[1:], strict=False)]
+    means = [sum(values[a:b]) / (b - a) for a, b in pairwise(cuts)]
     low, high = min(means), max(means)
     scale = (len(BARS) - 2) / (high - low) if high > low else 0.0
     return "".join(BARS[1 + round((mean - low) * scale)] for mean in means)
