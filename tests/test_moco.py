@@ -138,6 +138,7 @@ def test_two_updates_equal_the_reference(online_patch: int, target_patch: int, d
         type("Fixed", (), {"at": lambda self, step: VALUES[step]})(),
         lambda step, segment, decoded: (batches[step].inputs(0), batches[step].inputs(1)),  # type: ignore[arg-type]
         Device(torch.device("cpu"), "float32", 2),
+        clip=None,
     )
     adam = ref.AdamW(BETAS)
     # The published order: the momentum encoder moves first, then the keys are made.

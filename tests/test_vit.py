@@ -9,6 +9,7 @@ import torch.nn.functional as F
 
 from fastcl_cli.compression.patches import pi_resize, reduction_matrix
 from fastcl_cli.compression.tokens import draw_kept_tokens
+from fastcl_cli.model.paths import draw_paths
 from fastcl_cli.model.position import sincos_embedding
 from fastcl_cli.model.vit import Encoder
 
@@ -125,3 +126,24 @@ def test_fixed_embeddings_take_no_gradient() -> None:
     network(images(1, 96)).sum().backward()
     assert network.vit.pos_embed.grad is None
     assert (network.vit.pos_embed[0, 0] == 0).all()
+
+
+def test_path_factors_scale_residual_branches() -> None:
+    """A factor of 0 skips a branch, any other multiplies it: y = x + f_a·attn, y + f_m·mlp."""
+    network, view = encoder(), images(2, 96)
+    paths = torch.tensor([[[0.0, 1.0], [2.0, 0.0]], [[1.5, 0.5], [0.0, 0.0]]]).double()
+    vit = network.vit
+    x = vit._pos_embed(vit.patch_embed(view))
+    for block, (attn, mlp) in zip(vit.blocks, paths, strict=True):
+        x = x + attn.reshape(2, 1, 1) * block.attn(block.norm1(x))
+        x = x + mlp.reshape(2, 1, 1) * block.mlp(block.norm2(x))
+    expected = vit.forward_head(vit.norm(x), pre_logits=True)
+    assert (network(view, None, paths) - expected).abs().max() <= 1e-12
+    assert not torch.equal(network(view), expected), "factors do not outlive the call"
+
+
+def test_path_draws_have_the_linear_rate_and_mean_one() -> None:
+    paths = draw_paths(20_000, 5, 0.4, torch.Generator().manual_seed(0))
+    rates = (paths == 0).double().mean(dim=(1, 2))
+    assert torch.allclose(rates, torch.linspace(0, 0.4, 5).double(), atol=0.01)
+    assert torch.allclose(paths.double().mean(dim=(1, 2)), torch.ones(5).double(), atol=0.02)

@@ -17,11 +17,13 @@ class Input:
     """One view as one encoder sees it.
 
     ``pixels`` is the normalised low-resolution view, float32 (B, 3, g·p, g·p); ``kept`` the patch
-    tokens to encode, int64 (B, K), or None for all of them.
+    tokens to encode, int64 (B, K), or None for all of them; ``paths`` the factors of the residual
+    branches, float32 (depth, 2, B), or None for 1.
     """
 
     pixels: Tensor
-    kept: Tensor | None
+    kept: Tensor | None = None
+    paths: Tensor | None = None
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -81,7 +83,10 @@ def encode(network: nn.Module, views: Sequence[Input]) -> list[Tensor]:
     for members in groups.values():
         pixels = torch.cat([views[i].pixels for i in members])
         kept = [kept for i in members if (kept := views[i].kept) is not None]
-        output = network(pixels, torch.cat(kept) if kept else None)
+        paths = [paths for i in members if (paths := views[i].paths) is not None]
+        output = network(
+            pixels, torch.cat(kept) if kept else None, torch.cat(paths, dim=2) if paths else None
+        )
         for index, part in zip(members, output.chunk(len(members)), strict=True):
             features[index] = part
     return features

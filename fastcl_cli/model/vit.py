@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from fastcl_cli.compression.tokens import gather_tokens, patchify
 from fastcl_cli.config import VitShape
 from fastcl_cli.errors import ConfigError
+from fastcl_cli.model.paths import Branch
 from fastcl_cli.model.position import learned_embedding, sincos_embedding
 
 
@@ -42,6 +43,9 @@ class Encoder(nn.Module):
         self.patch: int = vit.patch_embed.patch_size[0]
         self.base_grid: int = vit.patch_embed.grid_size[0]
         self.width: int = vit.embed_dim
+        self.depth: int = len(vit.blocks)
+        for block in vit.blocks:
+            block.drop_path1, block.drop_path2 = Branch(), Branch()
         # Prefix tokens that have an entry of their own in the position embedding.
         self.embedded_prefix: int = 0 if vit.no_embed_class else vit.num_prefix_tokens
         if position == "sincos":
@@ -51,21 +55,27 @@ class Encoder(nn.Module):
                 vit.pos_embed[0, self.embedded_prefix :] = code
             vit.pos_embed.requires_grad_(False)
 
-    def forward(self, view: Tensor, kept: Tensor | None = None) -> Tensor:
+    def forward(
+        self, view: Tensor, kept: Tensor | None = None, paths: Tensor | None = None
+    ) -> Tensor:
         """Features of views, as ``timm``'s ``forward_head(..., pre_logits=True)`` gives them.
 
         Args:
             view: (B, 3, g·p, g·p), normalised; for patches larger than p the low-resolution view
                 of `compression.patches`.
             kept: int64 (B, K), the patch tokens to encode, or None for all g².
+            paths: (depth, 2, B), factors of the residual branches (`draw_paths`), or None for 1.
 
         Returns:
             (B, D).
         """
-        features: Tensor = self.vit.forward_head(self.tokens(view, kept), pre_logits=True)
+        tokens = self.tokens(view, kept, paths)
+        features: Tensor = self.vit.forward_head(tokens, pre_logits=True)
         return features
 
-    def tokens(self, view: Tensor, kept: Tensor | None = None) -> Tensor:
+    def tokens(
+        self, view: Tensor, kept: Tensor | None = None, paths: Tensor | None = None
+    ) -> Tensor:
         """All output tokens after the final norm, prefix first: (B, prefix + K, D)."""
         # Dropping comes before the projection, which is linear in each patch: a dropped patch
         # costs nothing and its pixels get a gradient of exactly zero.
@@ -80,9 +90,14 @@ class Encoder(nn.Module):
         x = F.linear(patches, projection.weight.flatten(1), projection.bias)
         x = self.vit.patch_embed.norm(x) + position
         x = torch.cat([*self._prefix(len(x), prefix_position), x], dim=1)
-        x = self.vit.blocks(self.vit.norm_pre(x))
-        x = self.vit.norm(x)
+        self._set_paths(paths)
+        x = self.vit.norm(self.vit.blocks(self.vit.norm_pre(x)))
         return x
+
+    def _set_paths(self, paths: Tensor | None) -> None:
+        for index, block in enumerate(self.vit.blocks):
+            for branch, module in enumerate((block.drop_path1, block.drop_path2)):
+                module.factor = None if paths is None else paths[index, branch]
 
     def _position(self, grid: int) -> Tensor:
         parameter = self.vit.pos_embed

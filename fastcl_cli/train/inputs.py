@@ -18,6 +18,7 @@ from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.loader import Decoded
 from fastcl_cli.data.views import make_view
 from fastcl_cli.methods.base import Input
+from fastcl_cli.model.paths import draw_paths
 from fastcl_cli.plan import Segment, Tokens, View
 from fastcl_cli.rng import derive_seed
 
@@ -34,6 +35,7 @@ class InputMaker:
     def __init__(self, config: RunConfig, data: Beton, seed: int, device: torch.device) -> None:
         self._augmentation = config.augmentation
         self._base_patch = config.model.patch
+        self._depth, self._drop_path = config.model.depth, config.drop_path
         self._heights, self._widths = data.heights, data.widths
         self._seed = seed
         self._device = device
@@ -58,7 +60,8 @@ class InputMaker:
                 if tokens.patch not in rendered:
                     rendered[tokens.patch] = self._render(images, draw, tokens)
                 kept = self._kept(f"{side} tokens {number}", step, len(images), tokens)
-                inputs.append(Input(rendered[tokens.patch], kept))
+                paths = self._paths(number, step, len(images)) if side == "online" else None
+                inputs.append(Input(rendered[tokens.patch], kept, paths))
         return online, target
 
     def _draw(self, kind: Kind, number: int, step: int, rows: npt.NDArray[np.int64]) -> ViewDraw:
@@ -79,6 +82,12 @@ class InputMaker:
         generator = self._generator(purpose, step)
         kept = draw_kept_tokens(images, tokens.grid**2, tokens.kept, generator)
         return kept.to(self._device)
+
+    def _paths(self, number: int, step: int, images: int) -> Tensor | None:
+        if self._drop_path == 0:
+            return None
+        generator = self._generator(f"paths {number}", step)
+        return draw_paths(images, self._depth, self._drop_path, generator).to(self._device)
 
     def _generator(self, purpose: str, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self._seed, purpose, step))

@@ -43,6 +43,18 @@ def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
 
 
+@torch.no_grad()
+def clip_each(parameters: Iterable[nn.Parameter], limit: float) -> None:
+    """Scale each gradient tensor whose own Euclidean norm is above ``limit`` down to it, in place.
+
+    DINO's recipe clips tensor by tensor, which is not the usual clipping of the joint norm.
+    """
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    norms = torch._foreach_norm(gradients)
+    scales = [(limit / norm.clamp(min=limit)) for norm in norms]
+    torch._foreach_mul_(gradients, scales)
+
+
 def optimizer_tensors(method: Method, optimizer: AdamW) -> dict[str, Tensor]:
     """The optimizer's state as ``NAME/exp_avg``, ``NAME/exp_avg_sq`` and ``NAME/step``."""
     return {

@@ -127,6 +127,7 @@ class Session:
                     Schedules(self.config, self.plan, self.method.momentum_lead),
                     InputMaker(self.config, self.data, self._request.seed, self.device.device),
                     self.device,
+                    self.config.clip,
                 ),
                 self.plan,
                 loader,

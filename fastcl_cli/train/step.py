@@ -14,13 +14,14 @@ from fastcl_cli.model.ema import update_average
 from fastcl_cli.plan import Segment
 from fastcl_cli.train.device import Device
 from fastcl_cli.train.inputs import InputMaker
-from fastcl_cli.train.optim import gradient_norm, set_values
+from fastcl_cli.train.optim import clip_each, gradient_norm, set_values
 from fastcl_cli.train.schedules import Schedules, Values
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step did: its loss, the norm of its gradient, and the values it ran with."""
+    """What one step did: its loss, the norm of its gradient before clipping, and the values it
+    ran with."""
 
     loss: float
     gradient_norm: float
@@ -37,12 +38,14 @@ class Trainer:
         schedules: Schedules,
         inputs: InputMaker,
         device: Device,
+        clip: float | None,
     ) -> None:
         self.method = method
         self.optimizer = optimizer
         self.schedules = schedules
         self.inputs = inputs
         self.device = device
+        self.clip = clip
 
     def step(self, step: int, segment: Segment, decoded: Decoded) -> StepResult:
         """Run the update numbered ``step``.
@@ -57,6 +60,8 @@ class Trainer:
         loss.backward()
 
         norm = gradient_norm(self.method.online.parameters())
+        if self.clip is not None:
+            clip_each(self.method.online.parameters(), self.clip)
         result = StepResult(float(loss.detach()), float(norm), self.schedules.at(step))
         if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
             raise NumericalError(
