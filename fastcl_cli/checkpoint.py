@@ -20,14 +20,14 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from fastcl_cli import __version__
-from fastcl_cli.config import METHODS, VitShape
-from fastcl_cli.errors import CheckpointError, FastclError
+from fastcl_cli.config import METHODS
+from fastcl_cli.errors import CheckpointError
 from fastcl_cli.files import replacing
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_backbone
 from fastcl_cli.model.vit import Encoder
-from fastcl_cli.schedule.settings import vit_shape
 from fastcl_cli.train.optim import load_optimizer_tensors, optimizer_tensors
+from fastcl_cli.vit_table import OPTIONS, vit_shape
 
 FORMAT = 1
 
@@ -193,29 +193,40 @@ def _read_spec(path: Path, header: dict[str, Any]) -> BackboneSpec:
     """The header's backbone, held to the models and options that a schedule may name."""
     try:
         given = header["backbone"]
-        shape: VitShape = vit_shape(given["model"]["name"], dict(given["model"]["options"]))
+        options = dict(given["model"]["options"])
+        if not options.keys() <= set(OPTIONS):
+            raise ValueError(f"model options {sorted(options)}")
+        shape = vit_shape(given["model"]["name"], options)
         spec = BackboneSpec(
             given["method"], shape, int(given["image"]), given["position"], int(given["seed"])
         )
         if spec.method not in METHODS or spec.position not in ("learned", "sincos"):
             raise ValueError(f"method {spec.method!r}, position {spec.position!r}")
         return spec
-    except (KeyError, TypeError, ValueError, FastclError) as error:
+    except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: the header names no known backbone: {error}") from error
 
 
 def _check_size(path: Path, spec: BackboneSpec, tensors: Mapping[str, Tensor]) -> None:
     """Refuse a header that asks for a network of another size before one is allocated."""
-    tokens = (spec.image // spec.model.patch) ** 2
-    position = tensors.get("pos_embed")
+    model = spec.model
     blocks = {name.split(".")[1] for name in tensors if name.startswith("blocks.")}
+    expected = {
+        "patch_embed.proj.weight": (model.embed_dim, 3, model.patch, model.patch),
+        "blocks.0.mlp.fc1.weight": (int(model.embed_dim * model.mlp_ratio), model.embed_dim),
+    }
+    tokens = (spec.image // model.patch) ** 2 if model.patch > 0 else 0
+    position = tensors.get("pos_embed")
     if (
-        position is None
-        or position.shape[-1] != spec.model.embed_dim
-        or not 0 <= position.shape[1] - tokens <= spec.model.prefix_tokens
-        or len(blocks) != spec.model.depth
+        any(name not in tensors or tensors[name].shape != s for name, s in expected.items())
+        or len(blocks) != model.depth
+        or not 0 < model.num_heads <= model.embed_dim
+        or position is None
+        or not 0 <= position.shape[1] - tokens <= model.prefix_tokens
     ):
-        raise CheckpointError(f"{path}: the tensors are not those of the {spec.model.name} named")
+        raise CheckpointError(
+            f"{path}: its tensors are not those of the {model.name} that its header names"
+        )
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -84,7 +84,7 @@ class Session:
         # Built first: a method or model that cannot be trained should not cost a packing.
         self.method: Method = build_method(config, request.seed).to(self.device.device)
         self.data: Beton = open_split(config.data, "train", announce=lambda t: emit(Notice(t)))
-        resolved = request.schedule.with_images(self.data.images, "data")
+        resolved = request.schedule.with_images(self.data.images)
         self.plan: Plan = resolved.plan
         self.config: RunConfig = replace(
             resolved.config,
@@ -220,6 +220,7 @@ class Session:
             "device": self.device.name,
             "seed": self._request.seed,
             "data_digest": self.data.digest,
+            "set": list(self._request.schedule.request.overrides),
             "config": self.config.to_json(),
         }
         self.folder.write_description(self._request.schedule.text, config, self.plan.to_json())
@@ -227,7 +228,7 @@ class Session:
     def _start(self, first_step: int) -> None:
         self._emit(
             RunStarted(
-                title=self._request.schedule.name,
+                title=Path(self._request.schedule.name).stem,
                 folder=self.folder.path,
                 plan=self.plan,
                 step=first_step,
