@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import Union
 
 from fastcl_cli.schedule.source import Span
 from fastcl_cli.units import format_decimal
@@ -62,7 +61,7 @@ class Options:
         return "(" + ", ".join(f"{key.text}={value.text}" for key, value in self.items) + ")"
 
 
-Value = Union[Number, Word, Text, Arrow, Options]
+Value = Number | Word | Text | Arrow | Options
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +127,7 @@ class Broken:
     remarks: Remarks = Remarks()
 
 
-Statement = Union[Setting, Phase, Broken]
+Statement = Setting | Phase | Broken
 
 
 @dataclass(frozen=True, slots=True)

@@ -207,7 +207,7 @@ class Diagnostic:
         }
 
 
-class Fault(Exception):
+class FaultError(Exception):
     """Raised where a statement cannot be taken further; caught and kept by a `Collector`."""
 
     def __init__(self, code: str, span: Span, message: str, help: str = "") -> None:
@@ -215,7 +215,7 @@ class Fault(Exception):
         self.diagnostic = Diagnostic(code, span, message, help)
 
 
-class TooManyFaults(Exception):
+class TooManyFaultsError(Exception):
     """Enough has been said; the rest of the file is not read."""
 
 
@@ -229,7 +229,7 @@ class Collector:
         """Keep a fault.
 
         Raises:
-            TooManyFaults: once there are more than anybody reads.
+            TooManyFaultsError: once there are more than anybody reads.
         """
         self.keep(Diagnostic(code, span, message, help))
 
@@ -238,7 +238,7 @@ class Collector:
         if len(self.found) == MAX_FAULTS:
             message = f"{MAX_FAULTS} faults: the rest of the file is not checked"
             self.found.append(Diagnostic("FCS026", diagnostic.span, message, "mend these first"))
-            raise TooManyFaults
+            raise TooManyFaultsError
 
     @property
     def failed(self) -> bool:

@@ -12,10 +12,10 @@ from fractions import Fraction
 from functools import cache
 from typing import cast
 
-from lark import Lark, Token, Tree, UnexpectedInput
+from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedInput
 
 from fastcl_cli.schedule import ast
-from fastcl_cli.schedule.diagnostics import Collector, Fault, TooManyFaults, listed
+from fastcl_cli.schedule.diagnostics import Collector, FaultError, TooManyFaultsError, listed
 from fastcl_cli.schedule.library import grammar_text
 from fastcl_cli.schedule.settings import SETTING_NAMES
 from fastcl_cli.schedule.source import Source, Span, clip
@@ -56,7 +56,7 @@ def decode(name: str, data: bytes, faults: Collector) -> Source:
 
 
 def parse(source: Source, faults: Collector) -> ast.Schedule:
-    """The tree of a schedule; what cannot be read is kept in ``faults`` and left as `ast.Broken`."""
+    """The tree of a schedule; what cannot be read is kept in ``faults`` and left `ast.Broken`."""
     pieces = _split(source)
     statements: list[ast.Statement] = []
     closing: tuple[ast.Comment, ...] = ()
@@ -72,7 +72,7 @@ def parse(source: Source, faults: Collector) -> ast.Schedule:
                 closing = piece.remarks.above
             else:
                 statements += _parse_piece(source, piece, faults)
-    except TooManyFaults:
+    except TooManyFaultsError:
         pass
     return ast.Schedule(tuple(statements), closing, Span(source, 0, len(source.text)))
 
@@ -154,17 +154,19 @@ def _parse_piece(source: Source, piece: _Piece, faults: Collector) -> list[ast.S
     limit = MAX_STATEMENT_WITH_STRING if '"' in piece.text else MAX_STATEMENT_CHARACTERS
     if size > limit:
         message = f"a statement of {size:,} characters; at most {limit:,} are allowed"
-        faults.add("FCS002", Span(source, piece.start, piece.start + 1), message, "is a `;` missing?")
+        faults.add(
+            "FCS002", Span(source, piece.start, piece.start + 1), message, "is a `;` missing?"
+        )
         return [broken]
     try:
         tree = _lark().parse(piece.text)
-        statement = _Builder(source, piece, faults).statement(cast("Tree[Token]", tree))
+        statement = _Builder(source, piece, faults).statement(tree)
     except UnexpectedInput as error:
         cut = _missing_semicolon(piece.text, error)
         if cut is None:
             faults.keep(_explain(source, piece, error).diagnostic)
             return [broken]
-    except Fault as fault:
+    except FaultError as fault:
         faults.keep(fault.diagnostic)
         return [broken]
     else:
@@ -175,9 +177,7 @@ def _parse_piece(source: Source, piece: _Piece, faults: Collector) -> list[ast.S
     return _parse_parts(source, piece, cut, faults)
 
 
-def _parse_parts(
-    source: Source, piece: _Piece, cut: int, faults: Collector
-) -> list[ast.Statement]:
+def _parse_parts(source: Source, piece: _Piece, cut: int, faults: Collector) -> list[ast.Statement]:
     """Report the ``;`` that is missing before ``cut`` and parse what stands on either side."""
     text = piece.text[:cut].rstrip(_BLANK)
     end = piece.start + len(text)
@@ -248,31 +248,43 @@ _NAMES = {
 }
 _LOOKALIKES = {
     "–": "-", "—": "-", "−": "-", "→": "->", "“": '"', "”": '"', "„": '"', "'": '"', "：": ":",
-    "；": ";", "，": ",", "\xa0": "a space", "\u3000": "a space", "％": "%", "{": "(", "[": "(",
+    "；": ";", "，": ",", "％": "%", "{": "(", "}": ")", "[": "(", "]": ")",
 }  # fmt: skip
 
 
-def _explain(source: Source, piece: _Piece, error: UnexpectedInput) -> Fault:
+def _explain(source: Source, piece: _Piece, error: UnexpectedInput) -> FaultError:
     """The fault that a syntax error is."""
+    if isinstance(error, UnexpectedCharacters):
+        return _unexpected_character(source, piece.start + error.pos_in_stream)
     token = getattr(error, "token", None)
     expected = sorted({_NAMES[name] for name in getattr(error, "expected", ()) if name in _NAMES})
     help = f"expected {listed(expected)}" if expected else ""
     if token is None or token.type == "$END":
         span = Span(source, piece.end - 1, piece.end)
-        return Fault("FCS003", span, "the statement ends too early", help)
+        return FaultError("FCS003", span, "the statement ends too early", help)
     start = piece.start + token.start_pos
     span = Span(source, start, start + len(token))
-    if token.type == "OPEN_STRING":
-        return Fault("FCS005", span, "the string is not closed", 'close it with `"` on its line')
-    if token.type == "JUNK":
-        if token in _LOOKALIKES:
-            help = f"write {_LOOKALIKES[token]}" if token in "\xa0\u3000" else (
-                f"write `{_LOOKALIKES[token]}`"
-            )
-        return Fault("FCS003", span, f"unexpected character `{clip(token)}`", help)
     if token.type == "MINUS" and "`-`" not in expected:
         help += "; numbers have no sign"
-    return Fault("FCS003", span, f"unexpected `{clip(token)}`", help.lstrip("; "))
+    return FaultError("FCS003", span, f"unexpected `{clip(token)}`", help.lstrip("; "))
+
+
+def _unexpected_character(source: Source, offset: int) -> FaultError:
+    character = source.text[offset]
+    span = Span(source, offset, offset + 1)
+    if character == '"':
+        line = source.text[offset:].split("\n", 1)[0]
+        span = Span(source, offset, offset + len(line))
+        return FaultError(
+            "FCS005", span, "the string is not closed", 'close it with `"` on its line'
+        )
+    code = f"U+{ord(character):04X}"
+    shown = f"`{character}` ({code})" if character.isprintable() else code
+    meant = _LOOKALIKES.get(character)
+    help = f"write `{meant}`" if meant else "outside comments and strings, write plain ASCII"
+    if character.isspace():
+        help = "write a plain space"
+    return FaultError("FCS003", span, f"unexpected character {shown}", help)
 
 
 @cache

@@ -1,0 +1,391 @@
+"""Checks of a file's phases: ranges that follow each other, clauses that mean something."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import cache
+from typing import cast
+
+from fastcl_cli.plan import Unit
+from fastcl_cli.schedule import ast
+from fastcl_cli.schedule.check import Settings, nearest_image
+from fastcl_cli.schedule.diagnostics import Collector, FaultError, did_you_mean, listed
+from fastcl_cli.schedule.settings import SETTING_NAMES
+from fastcl_cli.schedule.source import Span, clip
+from fastcl_cli.units import format_decimal
+
+MAX_STAIRS = 1_000
+UNITS = ("epochs", "steps")
+CLAUSES = ("drop", "patch", "full", "batch")
+SIDES = ("online", "target", "both")
+
+
+@dataclass(frozen=True, slots=True)
+class PhaseSpec:
+    """A phase without faults. Each list of `drop` and `patch` is a ramp's stairs, or one value."""
+
+    node: ast.Phase
+    start: Fraction
+    end: Fraction
+    batch: int | None
+    batch_span: Span | None
+    drop_online: tuple[Fraction, ...]
+    drop_target: tuple[Fraction, ...]
+    patch_online: tuple[int, ...]
+    patch_target: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Phases:
+    unit: Unit
+    specs: list[PhaseSpec]
+
+
+def check_phases(schedule: ast.Schedule, settings: Settings, faults: Collector) -> Phases | None:
+    """The phases of a file, or None where they are not all without fault."""
+    before = len(faults.found)
+    statements = [s for s in schedule.statements if not isinstance(s, ast.Setting)]
+    has_phase = any(isinstance(s, ast.Phase) or s.is_phase for s in statements)
+    if not has_phase:
+        end = max(0, len(schedule.span.source.text) - 1)
+        place = Span(schedule.span.source, end, end + 1)
+        faults.add("FCS013", place, "the schedule has no phase", "add `epochs 0-100: full;`")
+    unit = _check_ranges(statements, faults)
+    _check_length(unit, statements, settings, faults)
+    specs = []
+    for statement in statements:
+        if isinstance(statement, ast.Phase):
+            spec = _Clauses(statement, settings, faults).spec()
+            if spec is not None:
+                specs.append(spec)
+    if unit is None or any(d.severity == "error" for d in faults.found[before:]):
+        return None
+    return Phases(unit, specs)
+
+
+def _unit(phase: ast.Phase) -> Unit:
+    """The unit of one range.
+
+    Raises:
+        FaultError: FCS016 where it has none.
+    """
+    percents = (phase.start.percent, phase.end.percent)
+    span = phase.range_span
+    if phase.unit is not None:
+        word = phase.unit.text
+        if word not in UNITS:
+            help = did_you_mean(word, UNITS, "units")
+            message = f"`{clip(word)}` is not a unit of a range"
+            raise FaultError("FCS016", phase.unit.span, message, help)
+        if any(percents):
+            message = f"a range is in {word} or in per cent, not both"
+            raise FaultError("FCS016", span, message, f"remove `{word}` or `%`")
+        return "epochs" if word == "epochs" else "steps"
+    if all(percents):
+        return "percent"
+    start, end = format_decimal(phase.start.value), format_decimal(phase.end.value)
+    help = f"write `epochs {start}-{end}:`, `steps {start}-{end}:` or `{start}%-{end}%:`"
+    raise FaultError("FCS016", span, "the range has no unit", help)
+
+
+def _check_ranges(statements: Sequence[ast.Phase | ast.Broken], faults: Collector) -> Unit | None:
+    """Check that ranges are in one unit and follow each other from 0; return the unit."""
+    common: Unit | None = None
+    # Where the next range must start; None after a statement that could not be read.
+    expected: Fraction | None = Fraction(0)
+    for statement in statements:
+        if isinstance(statement, ast.Broken):
+            expected = None
+            continue
+        start, end = statement.start, statement.end
+        try:
+            unit = _unit(statement)
+        except FaultError as fault:
+            faults.keep(fault.diagnostic)
+            expected = None
+            continue
+        if common is None:
+            common = unit
+        elif unit != common:
+            message = f"this range is in {unit}, the ones before it in {common}"
+            faults.add("FCS016", statement.range_span, message, f"write it in {common}")
+            expected = None
+            continue
+        _check_bounds(statement, unit, faults)
+        if expected is not None and start.value != expected:
+            _report_gap(statement, expected, faults)
+        if end.value <= start.value:
+            message = f"the range from {start.text} to {end.text} is empty"
+            help = "a range ends after it starts; its end is not included"
+            faults.add("FCS015", statement.range_span, message, help)
+            expected = None
+        else:
+            expected = end.value
+    return common
+
+
+def _report_gap(phase: ast.Phase, expected: Fraction, faults: Collector) -> None:
+    sign = "%" if phase.start.percent else ""
+    right = format_decimal(expected) + sign
+    if expected == 0:
+        message = f"the first range starts at {phase.start.text}, not at 0"
+    elif phase.start.value > expected:
+        message = f"nothing is said from {right} to {phase.start.text}"
+    else:
+        message = f"the range starts at {phase.start.text}, but the one before it ends at {right}"
+    unit = f"{phase.unit.text} " if phase.unit else ""
+    faults.add("FCS014", phase.start.span, message, f"write `{unit}{right}-{phase.end.text}:`")
+
+
+def _check_bounds(phase: ast.Phase, unit: Unit, faults: Collector) -> None:
+    for bound in (phase.start, phase.end):
+        if unit == "steps" and bound.value.denominator != 1:
+            faults.add("FCS010", bound.span, f"step {bound.text} is not whole", "steps are whole")
+        if unit == "percent" and bound.value > 100:
+            faults.add("FCS010", bound.span, f"{bound.text} is more than all", "0% to 100%")
+
+
+def _check_length(
+    unit: Unit | None,
+    statements: Sequence[ast.Phase | ast.Broken],
+    settings: Settings,
+    faults: Collector,
+) -> None:
+    given = settings.nodes.get("length")
+    if unit is None:
+        return
+    if unit != "percent":
+        if given is not None:
+            message = f"`length` has no effect: the ranges are in {unit}"
+            faults.add("FCS017", given.name.span, message, "remove it, or write ranges in per cent")
+        return
+    phases = [s for s in statements if isinstance(s, ast.Phase)]
+    if given is None and "length" not in settings.damaged:
+        message = "ranges in per cent need the length of the run"
+        faults.add("FCS017", phases[0].range_span, message, "add `length 100 epochs;`")
+    last = statements[-1]
+    if isinstance(last, ast.Phase) and last.end.value < 100:
+        message = f"the last range ends at {last.end.text}"
+        faults.add("FCS017", last.end.span, message, "it must end at 100%")
+
+
+@cache
+def _divisors(image: int, least: int) -> list[int]:
+    return [p for p in range(least, image + 1) if image % p == 0]
+
+
+class _Clauses:
+    """The clauses of one phase."""
+
+    def __init__(self, phase: ast.Phase, settings: Settings, faults: Collector) -> None:
+        self.phase = phase
+        self.faults = faults
+        self.method = settings.method
+        self.image: int | None = settings.values.get("image")
+        model = settings.values.get("model")
+        self.model_patch: int | None = model.patch if model is not None else None
+        if self.image is not None and self.model_patch and self.image % self.model_patch:
+            self.image = None
+        self.drop: dict[str, tuple[Fraction, ...]] = {}
+        self.patch: dict[str, tuple[int, ...]] = {}
+        self.full: ast.Clause | None = None
+        self.batch: int | None = None
+        self.batch_span: Span | None = None
+
+    def spec(self) -> PhaseSpec | None:
+        before = len(self.faults.found)
+        for clause in self.phase.clauses:
+            try:
+                self.read(clause)
+            except FaultError as fault:
+                self.faults.keep(fault.diagnostic)
+        named = [c for c in self.phase.clauses if c.name.text != "batch"]
+        if not named:
+            message = "the phase does not say its compression"
+            self.faults.add("FCS027", self.phase.range_span, message, "`full` is none")
+        if self.full is not None and len(named) > 1:
+            other = next(c.name.text for c in named if c is not self.full)
+            message = f"`full` means no compression and stands without `{clip(other)}`"
+            self.faults.add("FCS018", self.full.span, message, f"remove `full` or `{clip(other)}`")
+        found = self.faults.found[before:]
+        if any(d.severity == "error" for d in found) or self.model_patch is None:
+            return None
+        none, own = (Fraction(0),), (self.model_patch,)
+        return PhaseSpec(
+            self.phase,
+            self.phase.start.value,
+            self.phase.end.value,
+            self.batch,
+            self.batch_span,
+            self.drop.get("online", none),
+            self.drop.get("target", none),
+            self.patch.get("online", own),
+            self.patch.get("target", own),
+        )
+
+    def read(self, clause: ast.Clause) -> None:
+        name = clause.name.text
+        if name not in CLAUSES:
+            raise self.unknown(clause)
+        if name == "drop":
+            self.keep(clause, self.drop, self.read_drop(clause), "online")
+        elif name == "patch":
+            self.keep(clause, self.patch, self.read_patch(clause), "both")
+        elif name == "full":
+            extra = clause.amount or clause.ramp or clause.stairs or clause.side
+            if extra is not None:
+                raise FaultError("FCS009", extra.span, "`full` takes no value", "write `full`")
+            if self.full is not None:
+                raise FaultError("FCS018", clause.span, "`full` stands twice", "remove one of them")
+            self.full = clause
+        else:
+            self.read_batch(clause)
+
+    def unknown(self, clause: ast.Clause) -> FaultError:
+        name = clause.name.text
+        message = f"`{clip(name)}` is not a clause of a phase"
+        if name in SIDES:
+            help = f"write `on {name}` after the clause that it is for"
+        elif name in SETTING_NAMES:
+            help = f"`{name}` is for the whole run: put `;` before it, as a statement of its own"
+        elif name in UNITS:
+            help = f"put `;` before `{name}`: it starts another phase"
+        else:
+            help = did_you_mean(name, CLAUSES, "clauses")
+        return FaultError("FCS008", clause.name.span, message, help)
+
+    def keep(
+        self,
+        clause: ast.Clause,
+        kept: dict[str, tuple[Fraction, ...]] | dict[str, tuple[int, ...]],
+        stairs: tuple[Fraction, ...] | tuple[int, ...],
+        default: str,
+    ) -> None:
+        """Note a clause's value for the encoders that it is for."""
+        side = clause.side.text if clause.side is not None else default
+        if clause.side is not None and side not in SIDES:
+            message = f"`{clip(side)}` is not an encoder"
+            help = did_you_mean(side, SIDES, "encoders")
+            raise FaultError("FCS009", clause.side.span, message, help)
+        if clause.side is not None and self.method == "simclr" and side != "online":
+            if side == "target":
+                message = "method simclr has no target encoder"
+                raise FaultError("FCS019", clause.side.span, message, "remove `on target`")
+            message = "method simclr has one encoder: `on both` means `on online`"
+            self.faults.add("FCS106", clause.side.span, message, "remove `on both`")
+        for encoder in ("online", "target") if side == "both" else (side,):
+            if encoder in kept:
+                message = f"`{clause.name.text}` stands twice for the {encoder} encoder"
+                other = "target" if encoder == "online" else "online"
+                help = f"remove one, or write `on {other}` after it"
+                raise FaultError("FCS018", clause.span, message, help)
+            cast("dict[str, object]", kept)[encoder] = stairs
+
+    def read_drop(self, clause: ast.Clause) -> tuple[Fraction, ...]:
+        ends = []
+        for number in (clause.amount, clause.ramp):
+            if number is None:
+                continue
+            share = number.value / 100 if number.percent else number.value
+            if not 0 <= share < 1:
+                help = "a share from 0 to below 1, such as 0.5 or 50%"
+                raise FaultError("FCS010", number.span, f"`drop` cannot be {number.text}", help)
+            ends.append(share)
+        if clause.amount is None:
+            raise FaultError(
+                "FCS009", clause.name.span, "`drop` lacks a share", "such as `drop 0.5`"
+            )
+        if clause.ramp is None:
+            self.refuse_stairs(clause)
+            return (ends[0],)
+        if clause.stairs is None:
+            message = "the ramp does not say in how many stairs"
+            help = "such as `drop 0.75 -> 0.25 in 4`"
+            raise FaultError("FCS023", clause.ramp.span, message, help)
+        count = clause.stairs.value
+        if clause.stairs.percent or count.denominator != 1 or not 2 <= count <= MAX_STAIRS:
+            help = f"a whole number from 2 to {MAX_STAIRS:,}"
+            message = f"a ramp cannot have {clause.stairs.text} stairs"
+            raise FaultError("FCS010", clause.stairs.span, message, help)
+        self.refuse_level(clause, ends[0] == ends[1])
+        step = (ends[1] - ends[0]) / (count - 1)
+        return tuple(ends[0] + step * index for index in range(int(count)))
+
+    def read_patch(self, clause: ast.Clause) -> tuple[int, ...]:
+        if clause.amount is None:
+            message = "`patch` lacks a side in pixels"
+            raise FaultError("FCS009", clause.name.span, message, "such as `patch 32`")
+        first = self.patch_side(clause.amount)
+        if clause.ramp is None:
+            self.refuse_stairs(clause)
+            return (first,)
+        last = self.patch_side(clause.ramp)
+        if clause.stairs is not None:
+            message = "a patch ramp has one stair for each valid side and takes no `in`"
+            help = f"remove `in {clause.stairs.text}`"
+            raise FaultError("FCS023", clause.stairs.span, message, help)
+        self.refuse_level(clause, first == last)
+        low, high = min(first, last), max(first, last)
+        between = [p for p in self.valid_patches() if low <= p <= high]
+        return tuple(between if first < last else reversed(between)) or (first, last)
+
+    def refuse_stairs(self, clause: ast.Clause) -> None:
+        if clause.stairs is not None:
+            message = f"`in {clause.stairs.text}` belongs to a ramp"
+            help = f"write `{clause.name.text} A -> B`, or remove it"
+            raise FaultError("FCS023", clause.stairs.span, message, help)
+
+    def refuse_level(self, clause: ast.Clause, level: bool) -> None:
+        if level:
+            assert clause.amount is not None
+            message = "the ramp ends where it starts"
+            help = f"write `{clause.name.text} {clause.amount.text}`"
+            raise FaultError("FCS023", clause.span, message, help)
+
+    def valid_patches(self) -> list[int]:
+        """Patch sides that divide the image, from the model's own upwards."""
+        if self.image is None or self.model_patch is None:
+            return []
+        return _divisors(self.image, self.model_patch)
+
+    def patch_side(self, number: ast.Number) -> int:
+        if number.percent or number.value.denominator != 1 or number.value < 1:
+            message = f"`patch` cannot be {number.text}"
+            raise FaultError("FCS010", number.span, message, "a whole number of pixels")
+        side = int(number.value)
+        valid = self.valid_patches()
+        if not valid or side in valid:
+            return side
+        assert self.image is not None
+        assert self.model_patch is not None
+        near = sorted(sorted(valid, key=lambda p: (abs(p - side), p))[:4])
+        help = f"use {listed([str(p) for p in near])}"
+        if side < self.model_patch:
+            message = f"patch {side} is smaller than the model's own, {self.model_patch}"
+        else:
+            message = f"patch {side} does not divide {self.image}"
+            image = nearest_image(side, self.model_patch, self.image)
+            if image <= 2 * self.image:
+                help = f"use {', '.join(str(p) for p in near)}, or image {image}"
+        raise FaultError("FCS012", number.span, message, help)
+
+    def read_batch(self, clause: ast.Clause) -> None:
+        extra = clause.ramp or clause.stairs or clause.side
+        if clause.amount is None:
+            message = "`batch` lacks a number"
+            raise FaultError("FCS009", clause.name.span, message, "such as `batch 512`")
+        if extra is not None:
+            message = "`batch` takes one number, for the whole phase"
+            raise FaultError("FCS009", extra.span, message, f"write `batch {clause.amount.text}`")
+        value = clause.amount.value
+        if clause.amount.percent or value.denominator != 1 or not 1 <= value <= 10**6:
+            help = "a whole number from 1 to 1,000,000"
+            raise FaultError(
+                "FCS010", clause.amount.span, f"`batch` cannot be {clause.amount.text}", help
+            )
+        if self.batch is not None:
+            raise FaultError("FCS018", clause.span, "`batch` stands twice", "remove one of them")
+        self.batch = int(value)
+        self.batch_span = clause.span

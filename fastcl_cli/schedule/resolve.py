@@ -1,0 +1,196 @@
+"""From checked phases to a plan: ranges become steps, compression becomes grids and tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+
+from fastcl_cli.config import RunConfig
+from fastcl_cli.cost import forward_flops
+from fastcl_cli.plan import (
+    Compression,
+    Plan,
+    Position,
+    Segment,
+    Tokens,
+    Unit,
+    View,
+    advance,
+    begin,
+    steps_until,
+)
+from fastcl_cli.schedule.diagnostics import FaultError
+from fastcl_cli.schedule.phases import Phases, PhaseSpec
+from fastcl_cli.schedule.source import Span
+from fastcl_cli.units import ceil, round_half_up, short_number
+
+MAX_SEGMENTS = 100_000
+
+
+def tokens_kept(length: int, drop: Fraction) -> int:
+    """Patch tokens that stay of ``length``: L·(1 - R), a half rounding up, at least 1."""
+    return max(1, round_half_up(length * (1 - drop)))
+
+
+def global_tokens(image: int, compression: Compression) -> Tokens:
+    """Tokens of a global view; its patch divides the image."""
+    grid = image // compression.patch
+    return Tokens(compression.patch, grid, tokens_kept(grid * grid, compression.drop))
+
+
+def local_tokens(side: int, compression: Compression) -> Tokens:
+    """Tokens of a local view: g = max(2, floor(side/P + 1/2)) per side; P need not divide it."""
+    grid = max(2, round_half_up(Fraction(side, compression.patch)))
+    return Tokens(compression.patch, grid, tokens_kept(grid * grid, compression.drop))
+
+
+def views_of(
+    config: RunConfig, online: Compression, target: Compression | None
+) -> tuple[View, ...]:
+    """Every view of an image, as the encoders see it. The target sees global views only."""
+    seen = global_tokens(config.image, target) if target is not None else None
+    views = [View("global", 2, config.image, global_tokens(config.image, online), seen)]
+    if config.locals is not None:
+        count, side = config.locals.count, config.locals.side
+        views.append(View("local", count, side, local_tokens(side, online), None))
+    return tuple(views)
+
+
+def full_views(config: RunConfig) -> tuple[View, ...]:
+    """Every view of an image without compression."""
+    full = Compression(Fraction(0), config.model.patch)
+    return views_of(config, full, full if config.method != "simclr" else None)
+
+
+@dataclass(slots=True)
+class _Resolver:
+    config: RunConfig
+    unit: Unit
+    length: Fraction | None
+    segments: list[Segment] = field(default_factory=list)
+    position: Position = field(default_factory=lambda: Position(0, 0))
+    costs: dict[object, float] = field(default_factory=dict)
+
+    def bound(self, value: Fraction) -> Position:
+        """The place in the data that a range's bound in epochs or per cent is."""
+        if self.unit == "percent":
+            assert self.length is not None
+            value = value * self.length / 100
+        epoch = value.numerator // value.denominator
+        return Position(epoch, ceil((value - epoch) * self.config.images))
+
+    def cost(self, views: tuple[View, ...], batch: int) -> float:
+        key = (views, batch)
+        if key not in self.costs:
+            full = forward_flops(self.config, full_views(self.config), batch).training
+            self.costs[key] = forward_flops(self.config, views, batch).training / full
+        return self.costs[key]
+
+    def phase(self, index: int, spec: PhaseSpec) -> None:
+        batch = spec.batch if spec.batch is not None else self.config.batch
+        ramps = (spec.drop_online, spec.drop_target, spec.patch_online, spec.patch_target)
+        # Where a drop ramp and a patch ramp share a phase, each keeps its own equal stairs.
+        cuts = sorted({Fraction(i, len(ramp)) for ramp in ramps for i in range(len(ramp))})
+        if len(self.segments) + len(cuts) > MAX_SEGMENTS:
+            message = f"the plan has more than {MAX_SEGMENTS:,} segments"
+            raise FaultError("FCS002", spec.node.span, message, "use fewer stairs or phases")
+        for cut, following in zip(cuts, [*cuts[1:], Fraction(1)], strict=True):
+            drop_online, drop_target, patch_online, patch_target = (
+                ramp[int(cut * len(ramp))] for ramp in ramps
+            )
+            online = Compression(drop_online, patch_online)  # type: ignore[arg-type]
+            target = Compression(drop_target, patch_target)  # type: ignore[arg-type]
+            span = spec.end - spec.start
+            start, end = spec.start + span * cut, spec.start + span * following
+            self.segment(
+                index,
+                spec,
+                start,
+                end,
+                batch,
+                online,
+                target if self.config.method != "simclr" else None,
+            )
+
+    def segment(
+        self,
+        phase: int,
+        spec: PhaseSpec,
+        start: Fraction,
+        end: Fraction,
+        batch: int,
+        online: Compression,
+        target: Compression | None,
+    ) -> None:
+        images = self.config.images
+        here = begin(self.position, batch, images)
+        first = self.segments[-1].end_step if self.segments else 0
+        if self.unit == "steps":
+            start, end = Fraction(round_half_up(start)), Fraction(round_half_up(end))
+            steps = int(end - start)
+        else:
+            steps = steps_until(here, self.bound(end), batch, images)
+        if steps == 0:
+            raise self.too_short(spec, start, end, batch)
+        self.position = advance(here, batch, steps, images)
+        if self.unit != "steps":
+            self.position = max(self.position, self.bound(end))
+        views = views_of(self.config, online, target)
+        self.segments.append(
+            Segment(
+                start,
+                end,
+                first,
+                first + steps,
+                batch,
+                here,
+                phase,
+                online,
+                target,
+                views,
+                self.cost(views, batch),
+            )
+        )
+
+    def too_short(self, spec: PhaseSpec, start: Fraction, end: Fraction, batch: int) -> FaultError:
+        sign = "%" if self.unit == "percent" else f" {self.unit}"
+        what = f"{short_number(start)} to {short_number(end)}{sign}"
+        message = f"not one step of {batch:,} of {self.config.images:,} images from {what}"
+        help = "make the range longer, or the batch smaller"
+        if (start, end) != (spec.start, spec.end):
+            help = "use fewer stairs, or make the range longer"
+        return FaultError("FCS024", spec.node.range_span, message, help)
+
+
+def resolve(phases: Phases, config: RunConfig, length: Fraction | None, batch: Span | None) -> Plan:
+    """The plan of a schedule for ``config.images`` images.
+
+    Args:
+        phases: checked phases.
+        config: the run's configuration.
+        length: epochs of the whole run, where ranges are in per cent.
+        batch: where the setting `batch` stands, if anywhere.
+
+    Raises:
+        FaultError: a batch larger than the data, a phase without a step, too many segments.
+    """
+    for spec in phases.specs:
+        size = spec.batch if spec.batch is not None else config.batch
+        if size > config.images:
+            place = spec.batch_span or (spec.batch is None and batch) or spec.node.range_span
+            where = f" ({config.method}'s default)" if not (spec.batch_span or batch) else ""
+            message = f"a batch of {size:,}{where} is larger than the {config.images:,} images"
+            help = f"write `batch {config.images};` or less"
+            raise FaultError("FCS025", place, message, help)
+    resolver = _Resolver(config, phases.unit, length)
+    for index, spec in enumerate(phases.specs):
+        resolver.phase(index, spec)
+    total = phases.specs[-1].end
+    return Plan(
+        config.method,
+        phases.unit,
+        total,
+        config.images,
+        tuple(resolver.segments),
+        resolver.position,
+    )

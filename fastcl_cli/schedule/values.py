@@ -1,0 +1,331 @@
+"""Readers of a setting's values: from words and numbers to typed values, or a fault with its place.
+
+Each reader takes a `Values` and consumes what it needs; `Values.end` then refuses what is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from fractions import Fraction
+from typing import Literal
+
+from fastcl_cli import config
+from fastcl_cli.schedule import ast
+from fastcl_cli.schedule.diagnostics import FaultError, did_you_mean, listed, nearest
+from fastcl_cli.schedule.source import Span, clip
+from fastcl_cli.units import format_decimal
+from fastcl_cli.vit_table import OPTIONS, model_names, vit_shape
+
+
+class Values:
+    """The values of one setting, read from left to right. ``syntax`` is its form, for help."""
+
+    def __init__(self, setting: ast.Setting, syntax: str) -> None:
+        self.setting = setting
+        self.syntax = syntax
+        self.next = 0
+
+    @property
+    def name(self) -> str:
+        return self.setting.name.text
+
+    def peek(self) -> ast.Value | None:
+        values = self.setting.values
+        return values[self.next] if self.next < len(values) else None
+
+    def wrong(self, expected: str) -> FaultError:
+        """The fault that the next value, or its absence, is."""
+        value = self.peek()
+        help = f"the form is `{self.name} {self.syntax}`"
+        if value is None:
+            end = self.setting.span.end
+            span = Span(self.setting.span.source, end - 1, end)
+            return FaultError("FCS009", span, f"`{self.name}` lacks {expected}", help)
+        found = clip(value.text)
+        return FaultError("FCS009", value.span, f"`{found}` stands where {expected} belongs", help)
+
+    def end(self) -> None:
+        """Refuse values that nothing has read."""
+        value = self.peek()
+        if value is not None:
+            message = f"`{self.name}` takes nothing like `{clip(value.text)}` here"
+            raise FaultError(
+                "FCS009", value.span, message, f"the form is `{self.name} {self.syntax}`"
+            )
+
+    def arrow(self) -> bool:
+        """Skip ``->`` if it is next."""
+        found = isinstance(self.peek(), ast.Arrow)
+        self.next += found
+        return found
+
+    def keyword(self, text: str) -> bool:
+        """Skip the word ``text`` if it is next."""
+        value = self.peek()
+        found = isinstance(value, ast.Word) and value.text == text
+        self.next += found
+        return found
+
+    def require(self, text: str) -> None:
+        if not self.keyword(text):
+            raise self.wrong(f"`{text}`")
+
+    def choice(self, *allowed: str) -> str:
+        value = self.peek()
+        if not isinstance(value, ast.Word):
+            raise self.wrong(listed([f"`{word}`" for word in allowed]))
+        if value.text not in allowed:
+            message = f"`{clip(value.text)}` is not a value of `{self.name}`"
+            raise FaultError(
+                "FCS009", value.span, message, did_you_mean(value.text, allowed, "allowed")
+            )
+        self.next += 1
+        return value.text
+
+    def number(self, low: str, high: str, *, above: bool = False) -> Fraction:
+        """A number in [low, high], or in (low, high] with ``above``."""
+        value = self.peek()
+        if not isinstance(value, ast.Number) or value.percent:
+            raise self.wrong("a number")
+        least, most = Fraction(low), Fraction(high)
+        if not least <= value.value <= most or (above and value.value == least):
+            start = "above" if above else "from"
+            raise FaultError(
+                "FCS010",
+                value.span,
+                f"`{self.name}` cannot be {value.text}",
+                f"a number {start} {format_decimal(least)} to {format_decimal(most)}",
+            )
+        self.next += 1
+        return value.value
+
+    def whole(self, low: int, high: int) -> int:
+        """A whole number in [low, high]."""
+        value = self.peek()
+        if not isinstance(value, ast.Number) or value.percent:
+            raise self.wrong("a whole number")
+        if value.value.denominator != 1 or not low <= value.value <= high:
+            help = f"a whole number from {low:,} to {high:,}"
+            raise FaultError("FCS010", value.span, f"`{self.name}` cannot be {value.text}", help)
+        self.next += 1
+        return int(value.value)
+
+    def is_number(self) -> bool:
+        return isinstance(self.peek(), ast.Number)
+
+
+def read_method(values: Values) -> config.Method:
+    word = values.choice(*config.METHODS)
+    return next(method for method in config.METHODS if method == word)
+
+
+_LIMITS = {
+    "embed_dim": (8, 16_384),
+    "depth": (1, 200),
+    "num_heads": (1, 256),
+    "patch_size": (1, 512),
+}
+
+
+def read_model(values: Values) -> config.VitShape:
+    name = values.peek()
+    if not isinstance(name, ast.Word):
+        raise values.wrong("a model's name")
+    names = model_names()
+    if name.text not in names:
+        message = f"`{clip(name.text)}` is not a model that fastcl knows"
+        base = name.text.split(".")[0]
+        if base in names:
+            help = f"write `{base}`: a tag names weights, and pre-training starts from none"
+        else:
+            match = nearest(name.text, names)
+            help = f"did you mean `{match}`?" if match else "a timm ViT: vit_small_patch16_224, …"
+        raise FaultError("FCS021", name.span, message, help)
+    values.next += 1
+    options: dict[str, int | float] = {}
+    given = values.peek()
+    if isinstance(given, ast.Options):
+        values.next += 1
+        for key, number in given.items:
+            options[key.text] = _model_option(key, number, options)
+    shape = vit_shape(name.text, options)
+    if shape.embed_dim % shape.num_heads:
+        message = f"a width of {shape.embed_dim} does not split into {shape.num_heads} heads"
+        heads = [n for n in range(1, 257) if shape.embed_dim % n == 0]
+        near = sorted(heads, key=lambda n: abs(n - shape.num_heads))[:3]
+        help = f"use num_heads={listed([str(n) for n in sorted(near)])}"
+        raise FaultError("FCS022", values.setting.span, message, help)
+    return shape
+
+
+def _model_option(key: ast.Word, number: ast.Number, given: dict[str, int | float]) -> int | float:
+    if key.text not in OPTIONS:
+        message = f"`{clip(key.text)}` is not an option of a model"
+        raise FaultError("FCS009", key.span, message, did_you_mean(key.text, OPTIONS, "options"))
+    if key.text in given:
+        raise FaultError("FCS011", key.span, f"`{key.text}` stands twice", "remove one of them")
+    value = number.value
+    if key.text == "mlp_ratio":
+        if number.percent or not Fraction(1, 8) <= value <= 32:
+            help = "a number from 0.125 to 32"
+            raise FaultError("FCS010", number.span, f"`mlp_ratio` cannot be {number.text}", help)
+        return float(value)
+    low, high = _LIMITS[key.text]
+    if number.percent or value.denominator != 1 or not low <= value <= high:
+        help = f"a whole number from {low} to {high:,}"
+        raise FaultError("FCS010", number.span, f"`{key.text}` cannot be {number.text}", help)
+    return int(value)
+
+
+def whole(low: int, high: int) -> Callable[[Values], int]:
+    return lambda values: values.whole(low, high)
+
+
+def real(low: str, high: str, *, above: bool = False) -> Callable[[Values], float]:
+    return lambda values: float(values.number(low, high, above=above))
+
+
+def probabilities(values: Values, count: int) -> tuple[float, ...]:
+    return tuple(float(values.number("0", "1")) for _ in range(count))
+
+
+def read_on_off(values: Values) -> bool:
+    return values.choice("on", "off") == "on"
+
+
+def read_locals(values: Values) -> config.Locals:
+    return config.Locals(values.whole(0, 64), values.whole(8, 4096))
+
+
+def read_data(values: Values) -> str:
+    value = values.peek()
+    if isinstance(value, ast.Word):
+        return values.choice("digits")
+    if not isinstance(value, ast.Text):
+        raise values.wrong("a path in double quotes or `digits`")
+    if not value.value.strip():
+        raise FaultError("FCS009", value.span, "the path is empty", 'data "train.beton";')
+    values.next += 1
+    return value.value
+
+
+def read_lr(values: Values) -> config.LearningRate:
+    rate = float(values.number("0", "100", above=True))
+    per = values.whole(1, 10**9) if values.keyword("per") else None
+    return config.LearningRate(rate, per)
+
+
+def read_decay(values: Values) -> config.Decay:
+    word = values.choice("cosine", "poly", "constant")
+    kind: Literal["cosine", "poly", "constant"] = "cosine"
+    power = 1.0
+    if word == "constant":
+        return config.Decay("constant", 1.0, 0.0)
+    if word == "poly":
+        kind = "poly"
+        power = float(values.number("0", "10", above=True))
+    to = float(values.number("0", "100")) if values.keyword("to") else 0.0
+    return config.Decay(kind, power, to)
+
+
+def read_duration(values: Values) -> config.Duration:
+    value = values.peek()
+    if isinstance(value, ast.Number) and value.percent:
+        if value.value > 100:
+            raise FaultError("FCS010", value.span, f"{value.text} is more than all", "0% to 100%")
+        values.next += 1
+        return config.Duration(value.value, "percent")
+    amount = values.number("0", "1000000000")
+    unit = values.choice("epochs", "steps")
+    if unit == "steps":
+        if amount.denominator != 1:
+            assert value is not None
+            raise FaultError("FCS010", value.span, "steps are whole", "write a whole number")
+        return config.Duration(amount, "steps")
+    return config.Duration(amount, "epochs")
+
+
+def read_epochs(values: Values) -> float:
+    amount = float(values.number("0", "1000000"))
+    values.require("epochs")
+    return amount
+
+
+def read_length(values: Values) -> config.Duration:
+    amount = values.number("0", "1000000", above=True)
+    values.require("epochs")
+    return config.Duration(amount, "epochs")
+
+
+def ramp(high: str) -> Callable[[Values], config.Ramp]:
+    """``A`` or ``A -> B``, each in [0, high]."""
+
+    def read(values: Values) -> config.Ramp:
+        start = float(values.number("0", high))
+        return config.Ramp(start, float(values.number("0", high)) if values.arrow() else start)
+
+    return read
+
+
+def read_clip(values: Values) -> float | None:
+    if values.is_number():
+        return float(values.number("0", "1000000", above=True))
+    values.choice("none")
+    return None
+
+
+def read_teacher_temperature(values: Values) -> config.TeacherTemperature:
+    start = float(values.number("0", "10", above=True))
+    if not values.arrow():
+        return config.TeacherTemperature(start, start, 0.0)
+    end = float(values.number("0", "10", above=True))
+    values.require("in")
+    return config.TeacherTemperature(start, end, read_epochs(values))
+
+
+def read_betas(values: Values) -> tuple[float, float]:
+    return float(values.number("0", "0.999999")), float(values.number("0", "0.999999"))
+
+
+def read_head(values: Values) -> tuple[int, ...]:
+    sizes = [values.whole(1, 10**6), values.whole(1, 10**6)]
+    if values.is_number():
+        sizes.append(values.whole(2, 10**7))
+    return tuple(sizes)
+
+
+def read_share(values: Values) -> tuple[float, float]:
+    """Least and greatest share of an image's area."""
+    first = values.peek()
+    low = values.number("0", "1", above=True)
+    high = values.number("0", "1", above=True)
+    if low > high:
+        assert first is not None
+        message = f"`{values.name}` goes from {format_decimal(low)} down to {format_decimal(high)}"
+        raise FaultError("FCS010", first.span, message, "write the smaller share first")
+    return float(low), float(high)
+
+
+def read_jitter(values: Values) -> config.Jitter:
+    brightness, contrast, saturation = (float(values.number("0", "10")) for _ in range(3))
+    hue = float(values.number("0", "0.5"))
+    probability = float(values.number("0", "1"))
+    return config.Jitter(brightness, contrast, saturation, hue, probability)
+
+
+def read_per_view(values: Values) -> tuple[float, ...]:
+    """Probabilities for the first and second global view and, with a third, the local ones."""
+    count = 3 if sum(isinstance(v, ast.Number) for v in values.setting.values) > 2 else 2
+    return probabilities(values, count)
+
+
+def words(*allowed: str) -> Callable[[Values], str]:
+    choices: Sequence[str] = allowed
+    return lambda values: values.choice(*choices)
+
+
+def read_decode(values: Values) -> int | None:
+    if values.is_number():
+        return values.whole(8, 4096)
+    values.choice("none")
+    return None
