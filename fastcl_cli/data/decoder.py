@@ -1,0 +1,122 @@
+"""The FFCV operation that decodes an image, whole, into a square, and says whether it could.
+
+Imports FFCV: import this module only after `ffcv_library.load_ffcv`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from threading import Event
+from typing import Any
+
+import numpy as np
+from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+from ffcv.libffcv import imdecode, resize_crop
+from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.pipeline.allocation_query import AllocationQuery
+from ffcv.pipeline.compiler import Compiler
+from numpy.typing import NDArray
+
+from fastcl_cli.data.beton import JPEG
+
+DECODED, DAMAGED, OTHER_SIZE = 0, 1, 2
+"""The status of an image: fine; the JPEG decoder failed or warned; the JPEG is of another size
+than the record says."""
+
+
+def jpeg_size_is(data: NDArray[np.uint8], height: int, width: int) -> bool:
+    """Whether the frame header of a JPEG says height x width (compiled by numba).
+
+    libjpeg-turbo does not mind another size: it decodes what it finds into the room that it has.
+    """
+    at = 2
+    while at + 9 < data.size and data[at] == 0xFF:
+        marker = data[at + 1]
+        # Frame headers are C0 to CF, but for Huffman tables, extensions and arithmetic tables.
+        if 0xC0 <= marker <= 0xCF and marker != 0xC4 and marker != 0xC8 and marker != 0xCC:
+            rows = (np.int64(data[at + 5]) << 8) + np.int64(data[at + 6])
+            columns = (np.int64(data[at + 7]) << 8) + np.int64(data[at + 8])
+            return bool(rows == height and columns == width)
+        if marker == 0xFF:
+            at += 1
+        else:
+            at += 2 + (np.int64(data[at + 2]) << 8) + np.int64(data[at + 3])
+    return False
+
+
+class SquashDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]
+    """Decode the whole image and squash it to ``side`` x ``side``: uint8 RGB, and a status.
+
+    JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where their long side stays at least
+    ``side`` (the decoder's DCT scaling, which saves most of its work), then resized by area
+    averaging (bilinear where that enlarges). ``side`` may change between iterators.
+
+    It derives from FFCV's simplest decoder because FFCV recognises decoders by that class.
+    """
+
+    def __init__(self, side: int) -> None:
+        super().__init__()
+        self.side = side
+
+    def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
+        shape, dtype = (self.side, self.side, 3), np.dtype("<u1")
+        memory = (AllocationQuery(shape, dtype), AllocationQuery((), np.dtype("<u1")))
+        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), memory
+
+    def generate_code(self) -> Callable[..., Any]:
+        read = self.memory_read
+        decode_jpeg = Compiler.compile(imdecode)
+        resize = Compiler.compile(resize_crop)
+        size_is = Compiler.compile(jpeg_size_is)
+        each = Compiler.get_iterator()
+        jpeg, damaged, other_size, decoded = JPEG, DAMAGED, OTHER_SIZE, DECODED
+
+        def decode(indices, memory, metadata, storage):  # type: ignore[no-untyped-def]
+            squares, status = memory
+            side = squares.shape[1]
+            for slot in each(len(indices)):
+                record = metadata[indices[slot]]
+                data = read(record["data_ptr"], storage)
+                height, width = np.int64(record["height"]), np.int64(record["width"])
+                status[slot] = decoded
+                if record["mode"] == jpeg:
+                    part = 1
+                    while part < 8 and max(height, width) >= 2 * part * side:
+                        part *= 2
+                    rows, columns = (height + part - 1) // part, (width + part - 1) // part
+                    # Scratch of this image's own size: FFCV's buffers would hold the largest
+                    # image of the file, once for every slot of every batch in flight.
+                    image = np.empty((rows, columns, 3), np.uint8)
+                    if not size_is(data, height, width):
+                        status[slot] = other_size
+                    elif decode_jpeg(
+                        data, image, height, width, height, width, 0, 0, 1, part, False, False
+                    ):
+                        status[slot] = damaged
+                    if status[slot] == decoded:
+                        resize(image, 0, rows, 0, columns, squares[slot])
+                else:
+                    image = data.reshape(height, width, 3)
+                    resize(image, 0, height, 0, width, squares[slot])
+            return squares[: len(indices)], status[: len(indices)]
+
+        decode.is_parallel = True  # type: ignore[attr-defined]
+        return decode
+
+
+class Iterator(EpochIterator):  # type: ignore[misc]
+    """FFCV's thread that fills batches, which keeps the exception that ended it."""
+
+    def __init__(self, loader: Any, order: NDArray[np.int64]) -> None:
+        self.failure: BaseException | None = None
+        self.ended = Event()
+        super().__init__(loader, order)
+
+    def run(self) -> None:
+        try:
+            super().run()
+        except BaseException as error:
+            self.failure = error
+        finally:
+            self.ended.set()
