@@ -8,37 +8,23 @@ from dataclasses import dataclass
 import pytest
 import reference as ref
 import torch
+from tiny import BASE, DEPTH, HEADS, IMAGE, WIDTH, T, moco, spec
 from torch import Tensor
 
 from fastcl_cli.compression.patches import reduction_matrix
 from fastcl_cli.compression.tokens import draw_kept_tokens
-from fastcl_cli.config import VitShape
 from fastcl_cli.methods.base import Input
-from fastcl_cli.methods.build import BackboneSpec, build_backbone
-from fastcl_cli.methods.moco import MoCo, contrast
+from fastcl_cli.methods.build import build_backbone
+from fastcl_cli.methods.moco import contrast
 from fastcl_cli.model.position import sincos_embedding
 from fastcl_cli.train.device import Device
 from fastcl_cli.train.optim import build_optimizer, trained_parameters
 from fastcl_cli.train.schedules import Values
 from fastcl_cli.train.step import Trainer
 
-IMAGE, BASE, WIDTH, DEPTH, HEADS, T = 16, 4, 16, 2, 2, 0.2
 BETAS = (0.9, 0.999)
 VALUES = [Values(1e-2, 0.1, 0.9), Values(7e-3, 0.1, 0.95)]
 MOMENTUM_BEFORE_FIRST = 0.99
-
-
-def spec(seed: int = 0) -> BackboneSpec:
-    options = (("embed_dim", WIDTH), ("depth", DEPTH), ("num_heads", HEADS), ("patch_size", BASE))
-    shape = VitShape("vit_tiny_patch16_224", options, BASE, WIDTH, DEPTH, HEADS, 4.0, 1)
-    return BackboneSpec("moco", shape, IMAGE, "sincos", seed)
-
-
-def moco() -> MoCo:
-    backbone = build_backbone(spec())
-    backbone.vit.patch_embed.requires_grad_(False)
-    torch.manual_seed(1)
-    return MoCo(backbone, (24, 8), T).double()
 
 
 @dataclass
@@ -126,7 +112,7 @@ def average(target: dict[str, Tensor], online: ref.Params, m: float) -> dict[str
     ids=["full", "drop", "drop+patch", "patch on online"],
 )
 def test_two_updates_equal_the_reference(online_patch: int, target_patch: int, drop: bool) -> None:
-    method = moco()
+    method = moco().double()
     assert method.target is not None
     online = {k: v.detach().clone() for k, v in method.online.named_parameters()}
     target = {k: v.detach().clone() for k, v in method.target.named_parameters()}
@@ -168,7 +154,7 @@ def test_two_updates_equal_the_reference(online_patch: int, target_patch: int, d
 
 
 def test_patch_projection_and_positions_stay_as_drawn() -> None:
-    method = moco()
+    method = moco().double()
     frozen = {n for n, p in method.online.named_parameters() if not p.requires_grad}
     assert frozen == {
         "backbone.vit.pos_embed",

@@ -1,0 +1,259 @@
+"""Whole runs on the digits: what they write, how they resume, how they refuse."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fastcl_cli.errors import CheckpointError, ConfigError, InterruptError, UsageError
+from fastcl_cli.events import Event, RunFinished, StepLogged
+from fastcl_cli.schedule import Request, compile_text
+from fastcl_cli.train.session import RunRequest, Session
+
+SCHEDULE = """
+method moco; data digits; image 32; batch 128; lr 1e-3; warmup 1 epochs; head 64 32;
+model vit_tiny_patch16_224 (embed_dim=32, depth=2, num_heads=2, patch_size=4);
+precision float32;
+epochs 0-2: drop 0.5 patch 8;
+epochs 2-3: drop 0.25 batch 100;
+"""
+STEPS = 7 + 7 + 10
+CLOCK = {"images_per_s", "step_s", "data_wait_s"}
+
+
+def run(out: Path, text: str = SCHEDULE, **options: Any) -> list[Event]:
+    events: list[Event] = []
+    options = {"log_every": 3, "save_every": 5, **options}
+    request = RunRequest(compile_text(text, "test.fcs", Request()), out, **options)
+    Session(request, events.append).train()
+    return events
+
+
+def metrics(out: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_clock(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{k: v for k, v in line.items() if k not in CLOCK} for line in lines]
+
+
+def weights(out: Path) -> bytes:
+    return (out / "backbone.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    events = run(out)
+    assert isinstance(events[-1], RunFinished)
+    return out
+
+
+def test_a_run_writes_what_is_documented(whole: Path) -> None:
+    names = {p.name for p in whole.iterdir()}
+    assert names == {
+        "schedule.fcs",
+        "config.json",
+        "plan.json",
+        "metrics.jsonl",
+        "checkpoints",
+        "backbone.safetensors",
+    }
+    assert (whole / "schedule.fcs").read_text() == SCHEDULE
+    assert [p.name for p in sorted((whole / "checkpoints").iterdir())] == [
+        f"step-{step:08d}.safetensors" for step in (15, 20, STEPS)
+    ]
+    config = json.loads((whole / "config.json").read_text())["config"]
+    assert (config["decode"], config["precision"], config["images"]) == (32, "float32", 1000)
+
+
+def test_metrics_say_what_was_used(whole: Path) -> None:
+    lines = metrics(whole)
+    assert [line["step"] for line in lines] == [3, 6, 9, 12, 15, 18, 21, 24]
+    first, last = lines[0], lines[-1]
+    assert first["online"] == {"drop": 0.5, "patch": 8, "grid": 4, "tokens": 8}
+    assert first["target"] == {"drop": 0, "patch": 8, "grid": 4, "tokens": 16}
+    assert last["online"] == {"drop": 0.25, "patch": 4, "grid": 8, "tokens": 48}
+    assert last["epoch"] == 3.0
+    assert first["speedup"] == pytest.approx(1 / first["sample_cost"])
+    required = "step epoch loss lr images_per_s step_s data_wait_s sample_cost speedup"
+    assert set(required.split()) <= last.keys()
+    plan = json.loads((whole / "plan.json").read_text())
+    assert last["speedup"] == pytest.approx(plan["speedup"])
+
+
+def test_the_same_seed_gives_the_same_run(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path / "again")
+    assert weights(tmp_path / "again") == weights(whole)
+    run(tmp_path / "other", seed=1, max_steps=2)
+    one, other = (load_file(p / "backbone.safetensors") for p in (whole, tmp_path / "other"))
+    assert not torch.equal(one["norm.weight"], other["norm.weight"])
+
+
+@pytest.mark.parametrize("step", [1, 5, 7, 11, 14, 15, 23])
+def test_stopped_and_resumed_is_never_stopped(whole: Path, tmp_path: Path, step: int) -> None:
+    """In mid-epoch, on an epoch's end, on a phase boundary (14), one step to either side."""
+    run(tmp_path / "run", max_steps=step)
+    run(tmp_path / "run", resume="auto")
+    assert weights(tmp_path / "run") == weights(whole)
+    resumed = [line for line in metrics(tmp_path / "run") if line["step"] % 3 == 0]
+    assert without_clock(resumed) == without_clock(metrics(whole))
+
+
+def test_resuming_a_step_too_late_is_noticed(whole: Path, tmp_path: Path) -> None:
+    """The negative control: what is compared above does depend on every step."""
+    run(tmp_path / "run", max_steps=11)
+    newest = tmp_path / "run" / "checkpoints" / f"step-{11:08d}.safetensors"
+    from test_checkpoint import rewrite
+
+    rewrite(newest, lambda tensors, header: header["run"].update(step=12))
+    newest.rename(newest.with_name(f"step-{12:08d}.safetensors"))
+    run(tmp_path / "run", resume="auto")
+    assert weights(tmp_path / "run") != weights(whole)
+
+
+def cli(*arguments: str, **options: Any) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "fastcl_cli", *arguments]
+    return subprocess.Popen(
+        command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options
+    )
+
+
+def wait_for_step(process: subprocess.Popen[str], out: Path, step: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (out / "metrics.jsonl").exists() and len(metrics_so_far(out)) >= step:
+            return
+        time.sleep(0.02)
+    raise AssertionError(process.communicate())
+
+
+def metrics_so_far(out: Path) -> list[str]:
+    return (out / "metrics.jsonl").read_text().splitlines()
+
+
+def test_killed_in_mid_epoch_and_continued(whole: Path, tmp_path: Path) -> None:
+    schedule, out = tmp_path / "test.fcs", tmp_path / "run"
+    schedule.write_text(SCHEDULE)
+    options = ["--log-every", "1", "--save-every", "4", "--out", str(out)]
+    process = cli("run", str(schedule), *options)
+    wait_for_step(process, out, 10)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (out / "backbone.safetensors").exists()
+    resumed = cli("run", str(schedule), *options, "--resume", "auto")
+    stdout, stderr = resumed.communicate(timeout=120)
+    assert resumed.returncode == 0, stderr
+    assert "resumed from" in stdout
+    assert weights(out) == weights(whole)
+    assert [line["step"] for line in metrics(out)] == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])
+def test_a_signal_saves_the_current_step(
+    whole: Path, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    schedule, out = tmp_path / "test.fcs", tmp_path / "run"
+    schedule.write_text(SCHEDULE)
+    process = cli(
+        "run", str(schedule), "--log-every", "1", "--save-every", "100", "--out", str(out)
+    )
+    wait_for_step(process, out, 3)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == code, stderr
+    assert "--resume auto" in stderr and "Traceback" not in stderr
+    done = len(metrics_so_far(out))
+    assert (out / "checkpoints" / f"step-{done:08d}.safetensors").exists()
+    run(out, resume="auto", log_every=1)
+    assert weights(out) == weights(whole)
+
+
+def test_a_full_folder_is_refused_with_both_ways_out(whole: Path) -> None:
+    with pytest.raises(UsageError, match="not empty") as caught:
+        run(whole)
+    assert "--resume auto" in caught.value.help and "--overwrite" in caught.value.help
+
+
+def test_overwrite_replaces_a_run_and_nothing_else(tmp_path: Path) -> None:
+    run(tmp_path / "run", max_steps=1)
+    run(tmp_path / "run", max_steps=2, overwrite=True)
+    assert [line["step"] for line in metrics(tmp_path / "run")] == [2]
+    (tmp_path / "run" / "thesis.tex").write_text("years of work")
+    with pytest.raises(UsageError, match=r"thesis\.tex was not written by a run"):
+        run(tmp_path / "run", max_steps=1, overwrite=True)
+    assert (tmp_path / "run" / "thesis.tex").exists()
+    assert (tmp_path / "run" / "backbone.safetensors").exists()
+
+
+def test_resume_with_another_configuration_is_refused(tmp_path: Path) -> None:
+    run(tmp_path / "run", max_steps=1)
+    with pytest.raises(CheckpointError, match=r"temperature was 0\.2, is 0\.3"):
+        run(
+            tmp_path / "run",
+            SCHEDULE.replace("lr 1e-3;", "lr 1e-3; temperature 0.3;"),
+            resume="auto",
+        )
+    with pytest.raises(CheckpointError, match="seed was 0, is 1"):
+        run(tmp_path / "run", resume="auto", seed=1)
+    with pytest.raises(CheckpointError, match="phases differ"):
+        run(tmp_path / "run", SCHEDULE.replace("drop 0.25", "drop 0.5"), resume="auto")
+
+
+def test_a_damaged_newest_checkpoint_is_named(tmp_path: Path) -> None:
+    run(tmp_path / "run", max_steps=1)
+    newest = tmp_path / "run" / "checkpoints" / f"step-{1:08d}.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="step-00000001"):
+        run(tmp_path / "run", resume="auto")
+
+
+def test_unwritable_out_is_one_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UsageError, match="cannot write to"):
+        run(tmp_path / "file" / "run")
+
+
+def test_methods_that_cannot_be_trained_say_so(tmp_path: Path) -> None:
+    text = SCHEDULE.replace("method moco", "method simclr")
+    with pytest.raises(ConfigError, match=r"simclr .* not trained yet"):
+        run(tmp_path / "run", text)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_batch_above_the_data_set_names_both(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"(?s)1001.*1,?000"):
+        run(tmp_path / "run", SCHEDULE.replace("batch 128", "batch 1001"))
+
+
+def test_max_steps_zero_gives_the_untrained_network(tmp_path: Path) -> None:
+    events = run(tmp_path / "run", max_steps=0)
+    assert not any(isinstance(event, StepLogged) for event in events)
+    from fastcl_cli.checkpoint import load_backbone
+    from fastcl_cli.methods.build import build_backbone
+
+    encoder, spec = load_backbone(tmp_path / "run" / "backbone.safetensors")
+    initial = build_backbone(spec).vit.state_dict()
+    assert all(torch.equal(v, initial[k]) for k, v in encoder.vit.state_dict().items())
+
+
+def test_init_from_starts_with_those_weights(whole: Path, tmp_path: Path) -> None:
+    run(tmp_path / "run", max_steps=0, init_from=whole / "backbone.safetensors")
+    started, source = (load_file(p / "backbone.safetensors") for p in (tmp_path / "run", whole))
+    assert all(torch.equal(started[k], v) for k, v in source.items())
+
+
+def test_interrupt_is_an_error_with_its_own_code() -> None:
+    assert InterruptError.exit_code == 130
+    assert os.EX_TEMPFAIL == 75
