@@ -152,7 +152,9 @@ def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) ->
         save_file(
             {name: value.detach().cpu().contiguous() for name, value in tensors.items()},
             part,
-            metadata={"format": "pt", "fastcl": json.dumps(header, sort_keys=True)},
+            # One entry only: safetensors writes several in random order, and equal runs should
+            # write equal files.
+            metadata={"fastcl": json.dumps(header, sort_keys=True)},
         )
 
 
