@@ -282,7 +282,7 @@ def render(diagnostic: Diagnostic) -> str:
     """A fault as text: place, code, message, the line with a caret under it, and help."""
     line, column = diagnostic.place
     text = diagnostic.span.source.line(line)
-    left = max(0, column - 1 - _WIDTH // 2)
+    left = max(0, column - 1 - _WIDTH // 2) if len(text) > _WIDTH else 0
     shown = clip(text[left : left + _WIDTH].rstrip("\r").replace("\t", " "), _WIDTH)
     length = min(diagnostic.span.end - diagnostic.span.start, len(shown) - (column - 1 - left))
     gutter = str(line)

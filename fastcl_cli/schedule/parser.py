@@ -207,10 +207,14 @@ def _looks_like_phase(text: str) -> bool:
 
 def _missing_semicolon(text: str, error: UnexpectedInput) -> int | None:
     """Where a second statement starts, if the fault is a range in the midst of a statement."""
-    token = getattr(error, "token", None)
-    if token is None or token.type not in ("MINUS", "COLON"):
-        return None
-    match = _RANGE.search(text, 0, token.start_pos)
+    if isinstance(error, UnexpectedCharacters):
+        offset = int(error.pos_in_stream or 0)
+        is_range = _LOOKALIKES.get(text[offset]) in ("-", ":")
+    else:
+        token = getattr(error, "token", None)
+        offset = token.start_pos if token is not None else 0
+        is_range = token is not None and token.type in ("MINUS", "COLON")
+    match = _RANGE.search(text, 0, offset) if is_range else None
     if match is None or match.start() == 0:
         return None
     return match.start()
@@ -255,14 +259,14 @@ _LOOKALIKES = {
 def _explain(source: Source, piece: _Piece, error: UnexpectedInput) -> FaultError:
     """The fault that a syntax error is."""
     if isinstance(error, UnexpectedCharacters):
-        return _unexpected_character(source, piece.start + error.pos_in_stream)
+        return _unexpected_character(source, piece.start + int(error.pos_in_stream or 0))
     token = getattr(error, "token", None)
     expected = sorted({_NAMES[name] for name in getattr(error, "expected", ()) if name in _NAMES})
     help = f"expected {listed(expected)}" if expected else ""
     if token is None or token.type == "$END":
         span = Span(source, piece.end - 1, piece.end)
         return FaultError("FCS003", span, "the statement ends too early", help)
-    start = piece.start + token.start_pos
+    start = piece.start + int(token.start_pos)
     span = Span(source, start, start + len(token))
     if token.type == "MINUS" and "`-`" not in expected:
         help += "; numbers have no sign"

@@ -1,0 +1,5 @@
+"""``python -m fastcl_cli`` is ``fastcl``."""
+
+from fastcl_cli.cli import main
+
+main()

@@ -1,0 +1,111 @@
+"""A plan on the screen: a strip of its cost over the run, and a table of its segments."""
+
+from __future__ import annotations
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from fastcl_cli.config import RunConfig
+from fastcl_cli.plan import Compression, Plan, Segment, Tokens
+from fastcl_cli.units import plain_number, short_number
+
+MAX_ROWS = 60
+_SHADES = ((0.25, "░", "green"), (0.5, "▒", "cyan"), (0.85, "▓", "yellow"), (9.0, "█", "red"))
+
+
+def print_plan(console: Console, name: str, plan: Plan, config: RunConfig) -> None:
+    """The plan of a valid schedule."""
+    console.print(Text(f"{name}: {_summary(plan, config)}"), soft_wrap=True)
+    console.print(Text.assemble("  ", strip(plan, min(72, console.width - 4))))
+    console.print(_table(plan, console.width))
+    cost = f"mean sample cost {plan.mean_cost:.3f}: {plan.speedup:.2f}x fewer operations than full"
+    console.print(Text(f"  {cost}", "bold"), soft_wrap=True)
+
+
+def _summary(plan: Plan, config: RunConfig) -> str:
+    source = {
+        "data": "of the data",
+        "setting": "as the file says",
+        "option": "as --images says",
+        "imagenet-1k": "of ImageNet-1k, assumed",
+    }[config.images_source]
+    options = "".join(f" {key}={value}" for key, value in config.model.options)
+    return (
+        f"{config.method}, {config.model.name}{options}, image {config.image}, "
+        f"{plan.images:,} images ({source}), {plan.epochs:,.4g} epochs, {plan.steps:,} steps"
+    )
+
+
+def strip(plan: Plan, width: int) -> Text:
+    """The run from left to right, shaded and coloured by sample cost."""
+    text = Text()
+    for cell in range(width):
+        segment = plan.at(cell * plan.steps // width)
+        shade = next(s for s in _SHADES if segment.sample_cost <= s[0])
+        text.append(shade[1], shade[2])
+    return text
+
+
+def _table(plan: Plan, width: int) -> Table:
+    table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
+    has_target = plan.segments[0].target is not None
+    has_locals = len(plan.segments[0].views) > 1
+    table.add_column(plan.unit if plan.unit != "percent" else "%", no_wrap=True)
+    table.add_column("steps", justify="right", no_wrap=True)
+    table.add_column("batch", justify="right", no_wrap=True)
+    table.add_column("online" if has_target else "encoder", no_wrap=True)
+    if has_target:
+        table.add_column("target", no_wrap=True)
+    if has_locals:
+        table.add_column("local views", no_wrap=True)
+    for name in ("cost", "% steps", "% cost"):
+        table.add_column(name, justify="right", no_wrap=True)
+    total = plan.mean_cost * plan.images_at(plan.steps)
+    for segment in plan.segments[:MAX_ROWS]:
+        table.add_row(*_row(segment, plan, total, has_target, has_locals))
+    hidden = len(plan.segments) - MAX_ROWS
+    if hidden > 0:
+        table.add_row(f"… {hidden:,} more")
+    return table
+
+
+def _row(
+    segment: Segment, plan: Plan, total: float, has_target: bool, has_locals: bool
+) -> list[str | Text]:
+    view = segment.views[0]
+    steps = segment.end_step - segment.first_step
+    row: list[str | Text] = [
+        f"{short_number(segment.start)}-{short_number(segment.end)}",
+        f"{steps:,}",
+        f"{segment.batch:,}",
+        _encoder(segment.online, view.online),
+    ]
+    if has_target:
+        assert segment.target is not None
+        assert view.target is not None
+        row.append(_encoder(segment.target, view.target))
+    if has_locals:
+        local = segment.views[1]
+        row.append(f"{local.count} x {local.side}px: {_tokens(local.online)}")
+    shade = next(s for s in _SHADES if segment.sample_cost <= s[0])
+    row += [
+        Text(f"{segment.sample_cost:.3f}", shade[2]),
+        f"{100 * steps / plan.steps:.1f}",
+        f"{100 * segment.sample_cost * steps * segment.batch / total:.1f}",
+    ]
+    return row
+
+
+def _encoder(compression: Compression, tokens: Tokens) -> str:
+    drop = plain_number(compression.drop)
+    shown = f"drop {drop:.4g} " if drop else ""
+    return f"{shown}patch {tokens.patch}: {_tokens(tokens)}"
+
+
+def _tokens(tokens: Tokens) -> str:
+    whole = tokens.grid**2
+    if tokens.kept == whole:
+        return f"{whole} tokens"
+    return f"{tokens.kept}/{whole} tokens"
