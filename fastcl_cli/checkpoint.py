@@ -1,7 +1,7 @@
 """Checkpoints: safetensors files, written atomically, read without ever unpickling.
 
-A *run checkpoint* holds ``online.*``, ``target.*`` and ``optimizer.*``; a *backbone file* holds one
-ViT under timm's own names. Both carry one JSON object in the header's ``fastcl`` entry. Random
+A *run checkpoint* holds the method (``online.*``, ``target.*``, ...) and ``optimizer.*``; a
+*backbone file* holds one ViT under timm's own names. Both carry one JSON object in the header's ``fastcl`` entry. Random
 draws are keyed by step (`rng`), so the step is all the state that the generators have.
 """
 
@@ -57,9 +57,7 @@ def save_run(
     Raises:
         OSError: the file could not be written; an older one of that name is untouched.
     """
-    tensors = {f"online.{k}": v for k, v in method.online.state_dict().items()}
-    if method.target is not None:
-        tensors |= {f"target.{k}": v for k, v in method.target.state_dict().items()}
+    tensors = dict(method.state_dict())
     tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(method, optimizer).items()}
     _write(path, tensors, {"kind": "run", "backbone": asdict(spec), "run": asdict(header)})
 
@@ -89,9 +87,7 @@ def load_run(path: Path, method: Method, optimizer: AdamW) -> None:
         CheckpointError: damaged file, or tensors of other names or shapes than this run's.
     """
     tensors = _read_tensors(path)
-    _load(path, method.online, _below(tensors, "online."))
-    if method.target is not None:
-        _load(path, method.target, _below(tensors, "target."))
+    _load(path, method, {k: v for k, v in tensors.items() if not k.startswith("optimizer.")})
     try:
         load_optimizer_tensors(method, optimizer, _below(tensors, "optimizer."))
     except ValueError as error:

@@ -94,6 +94,13 @@ class TeacherTemperature:
     end: float
     epochs: float
 
+    def at(self, epoch: int) -> float:
+        """The temperature of a whole epoch: ``start`` in the first one, ``end`` from the last of
+        ``epochs`` on."""
+        if epoch >= self.epochs - 1:
+            return self.end
+        return self.start + (self.end - self.start) * epoch / (self.epochs - 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Jitter:

@@ -38,8 +38,8 @@ def trained(seed: int = 0) -> tuple[MoCo, AdamW]:
     optimizer = build_optimizer(method, (0.9, 0.999))
     generator = torch.Generator().manual_seed(seed)
     views = [Input(torch.randn(4, 3, IMAGE, IMAGE, generator=generator)) for _ in range(2)]
-    method.loss(views, views).backward()
-    set_values(optimizer, Values(1e-2, 0.1, 0.9))
+    method.loss(views, views, 0.0).value.backward()
+    set_values(optimizer, Values(0.0, 1e-2, 0.1, 0.9))
     optimizer.step()
     return method, optimizer
 

@@ -23,7 +23,7 @@ from fastcl_cli.train.schedules import Values
 from fastcl_cli.train.step import Trainer
 
 BETAS = (0.9, 0.999)
-VALUES = [Values(1e-2, 0.1, 0.9), Values(7e-3, 0.1, 0.95)]
+VALUES = [Values(0.0, 1e-2, 0.1, 0.9), Values(0.5, 7e-3, 0.1, 0.95)]
 MOMENTUM_BEFORE_FIRST = 0.99
 
 

@@ -31,6 +31,15 @@ class Input:
         return self.pixels.shape[-1], 0 if self.kept is None else self.kept.shape[1]
 
 
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """A batch's loss, a scalar in float32 or wider, and what the method's own state should move
+    towards if the batch is trained on (`Method.absorb`)."""
+
+    value: Tensor
+    statistics: Tensor | None = None
+
+
 class Method(nn.Module, ABC):
     """An online network, the momentum copy that is its target (if any), and a loss.
 
@@ -46,13 +55,21 @@ class Method(nn.Module, ABC):
     momentum_lead: int = 0
 
     @abstractmethod
-    def loss(self, online: Sequence[Input], target: Sequence[Input]) -> Tensor:
-        """The training loss of one batch, a float32 scalar.
+    def loss(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
+        """The training loss of one batch; changes nothing.
 
         Args:
             online: every view as the online encoder sees it, global views first.
             target: the views that the target encoder sees, in the same order; empty without one.
+            epochs: progress of the run, for what a recipe counts in epochs.
         """
+
+    def absorb(self, statistics: Tensor) -> None:
+        """Take in a trained batch's `Loss.statistics`."""
+
+    def frozen(self, epochs: float) -> list[nn.Parameter]:
+        """Parameters that are not updated yet at this point of the run."""
+        return []
 
     @abstractmethod
     def decays(self, name: str, parameter: nn.Parameter) -> bool:

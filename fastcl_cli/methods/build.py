@@ -9,14 +9,12 @@ import torch
 
 from fastcl_cli.config import Method as MethodName
 from fastcl_cli.config import RunConfig, VitShape
-from fastcl_cli.errors import ConfigError
 from fastcl_cli.methods.base import Method
+from fastcl_cli.methods.dino import DINO
 from fastcl_cli.methods.moco import MoCo, initialise_backbone
+from fastcl_cli.methods.simclr import SimCLR
 from fastcl_cli.model.vit import Encoder, build_vit
 from fastcl_cli.rng import derive_seed
-
-TRAINABLE: tuple[MethodName, ...] = ("moco",)
-"""The methods that this version trains; all of them can be validated and estimated."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +49,23 @@ def build_method(config: RunConfig, seed: int) -> Method:
     """The method of a run, on the CPU in float32, with initial weights drawn from ``seed``.
 
     Raises:
-        ConfigError: this version cannot train the method, or timm cannot build the model.
+        ConfigError: timm cannot build the model.
     """
-    if config.method not in TRAINABLE:
-        raise ConfigError(
-            f"method {config.method} can be validated and estimated, but not trained yet",
-            f"this version trains: {', '.join(TRAINABLE)}",
-        )
     backbone = build_backbone(BackboneSpec.of(config, seed))
     backbone.vit.patch_embed.requires_grad_(not config.freeze_patch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initial heads", 0))
-        return MoCo(backbone, config.head, config.temperature)
+        if config.method == "moco":
+            return MoCo(backbone, config.head, config.temperature)
+        if config.method == "simclr":
+            return SimCLR(backbone, config.head, config.temperature)
+        assert config.teacher_temperature is not None
+        return DINO(
+            backbone,
+            config.head,
+            config.temperature,
+            config.teacher_temperature,
+            config.center_momentum,
+            config.freeze_last_layer,
+            config.norm_last_layer,
+        )

@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcl_cli.methods.base import Input, Method, encode
+from fastcl_cli.methods.base import Input, Loss, Method, encode
 from fastcl_cli.model.ema import frozen_copy
 from fastcl_cli.model.heads import mlp_head
 from fastcl_cli.model.vit import Encoder
@@ -66,14 +66,15 @@ class MoCo(Method):
             {name: frozen_copy(self.online[name]) for name in ("backbone", "projector")}
         )
 
-    def loss(self, online: Sequence[Input], target: Sequence[Input]) -> Tensor:
+    def loss(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
         """contrast(q1, k2) + contrast(q2, k1): a query's positive is the other view's key."""
         queries = [self._query(x) for x in encode(self.online["backbone"], online)]
         with torch.no_grad():
             keys = [self._key(x) for x in encode(self._target["backbone"], target)]
         (q1, q2), (k1, k2) = queries, keys
         with torch.autocast(q1.device.type, enabled=False):
-            return contrast(q1, k2, self.temperature) + contrast(q2, k1, self.temperature)
+            value = contrast(q1, k2, self.temperature) + contrast(q2, k1, self.temperature)
+        return Loss(value)
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         return True

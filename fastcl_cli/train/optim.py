@@ -65,7 +65,8 @@ def optimizer_tensors(method: Method, optimizer: AdamW) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(method: Method, optimizer: AdamW, tensors: Mapping[str, Tensor]) -> None:
-    """Put the state of `optimizer_tensors` back; an empty one is a run before its first update.
+    """Put the state of `optimizer_tensors` back; a parameter without an entry has not been
+    updated yet.
 
     Raises:
         ValueError: a tensor is missing, unknown, or of another shape than its parameter.
@@ -76,11 +77,14 @@ def load_optimizer_tensors(method: Method, optimizer: AdamW, tensors: Mapping[st
         for name, parameter in parameters.items()
         for key in ("step", "exp_avg", "exp_avg_sq")
     }
-    if tensors and tensors.keys() != shapes.keys():
-        raise ValueError(f"{sorted(tensors.keys() ^ shapes.keys())[0]} is missing or unknown")
     for entry, value in tensors.items():
+        if entry not in shapes:
+            raise ValueError(f"{entry} is unknown")
         if value.shape != shapes[entry]:
             raise ValueError(f"{entry} is {tuple(value.shape)}, not {tuple(shapes[entry])}")
         name, key = entry.rsplit("/", 1)
         parameter = parameters[name]
         optimizer.state[parameter][key] = value.to(parameter.device)
+    for name, parameter in parameters.items():
+        if len(optimizer.state.get(parameter, {})) not in (0, 3):
+            raise ValueError(f"the state of {name} is not whole")

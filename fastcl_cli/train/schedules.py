@@ -15,8 +15,10 @@ from fastcl_cli.plan import Plan
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """The optimizer's values at one step; ``momentum`` is None without a target."""
+    """What holds at one step: progress in epochs, and the optimizer's values; ``momentum`` is None
+    without a target."""
 
+    epochs: float
     lr: float
     weight_decay: float
     momentum: float | None
@@ -43,6 +45,7 @@ class Schedules:
         if config.momentum is not None:
             momentum = half_cosine(config.momentum, plan.epochs_at(step + self._lead) / plan.epochs)
         return Values(
+            epochs=epochs,
             lr=warm_then_decay(epochs, plan.epochs, self._warmup, peak, config.decay),
             weight_decay=half_cosine(config.weight_decay, epochs / plan.epochs),
             momentum=momentum,

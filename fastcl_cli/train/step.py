@@ -54,25 +54,30 @@ class Trainer:
             NumericalError: the loss or a gradient is not finite; nothing was updated.
         """
         online, target = self.inputs(step, segment, decoded)
+        values = self.schedules.at(step)
         with self.device.autocast():
-            loss = self.method.loss(online, target)
+            loss = self.method.loss(online, target, values.epochs)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.value.backward()  # type: ignore[no-untyped-call]
 
         norm = gradient_norm(self.method.online.parameters())
         if self.clip is not None:
             clip_each(self.method.online.parameters(), self.clip)
-        result = StepResult(float(loss.detach()), float(norm), self.schedules.at(step))
+        result = StepResult(float(loss.value.detach()), float(norm), values)
         if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
             raise NumericalError(
                 f"step {step}: loss {result.loss}, gradient norm {result.gradient_norm}; "
                 "the update was refused",
                 "lower `lr`, lengthen `warmup`, or use `precision float32`",
             )
-        set_values(self.optimizer, result.values)
+        for parameter in self.method.frozen(values.epochs):
+            parameter.grad = None
+        set_values(self.optimizer, values)
         self.optimizer.step()
 
         if self.method.target is not None:
-            assert result.values.momentum is not None
-            update_average(self.method.target, self.method.online, result.values.momentum)
+            assert values.momentum is not None
+            update_average(self.method.target, self.method.online, values.momentum)
+        if loss.statistics is not None:
+            self.method.absorb(loss.statistics)
         return result

@@ -1,0 +1,166 @@
+"""DINO: Caron et al., "Emerging Properties in Self-Supervised Vision Transformers"
+(arXiv 2104.14294).
+
+Kept from the published recipe: multi-crop with a teacher that sees the global views only, a head of
+three GELU layers, L2 normalisation and weight-normed prototypes, centring by a moving average taken
+after the loss, a teacher temperature that moves once an epoch, gradients clipped tensor by tensor,
+prototypes without gradient at first, weight decay on every matrix (position embeddings and [CLS]
+included) and on no vector, the teacher averaged after the update with that step's momentum.
+
+Departure: the prototypes' cross entropy is computed view by view with its gradient
+(`PrototypeLoss`), which changes the memory and not the maths.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastcl_cli.config import TeacherTemperature
+from fastcl_cli.methods.base import Input, Loss, Method, encode
+from fastcl_cli.model.ema import frozen_copy
+from fastcl_cli.model.vit import Encoder
+
+
+class PrototypeLoss(torch.autograd.Function):
+    """Cross entropy between the teacher's and the student's distributions over prototypes.
+
+    L = 1 / pairs · sum_{i in globals} sum_{j != i} mean_b H(t_ib, softmax(z_jb Wᵀ / T)), with
+    pairs = 2·(views - 1): Algorithm 1 of the paper with multi-crop. H is linear in t, so view j
+    needs only q_j, the sum of the teacher's distributions of the other views; with m_j of them,
+    the gradient by j's scaled logits is (m_j · softmax - q_j) / (pairs · B).
+
+    That gradient is made where the logits are, so one (B, K) block of logits is alive at a time
+    instead of one for each view and another for each softmax.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, student: Tensor, weight: Tensor, teacher: Tensor, temperature: float
+    ) -> Tensor:
+        """
+        Args:
+            student: (V, B, D), unit vectors, global views first.
+            weight: (K, D), prototypes.
+            teacher: (2, B, K), probabilities in float32 or wider, without gradient.
+        """
+        views, images = student.shape[:2]
+        scale = 1 / (2 * (views - 1) * images)
+        total = teacher.sum(dim=0)
+        loss = teacher.new_zeros(())
+        student_gradient = torch.empty_like(student)
+        weight_gradient = torch.zeros_like(weight)
+        for j in range(views):
+            targets, count = (total - teacher[j], 1) if j < 2 else (total, 2)
+            logits = (student[j] @ weight.T).to(teacher.dtype) / temperature
+            normaliser = logits.logsumexp(dim=1, keepdim=True)
+            loss += scale * (count * normaliser.sum() - (targets * logits).sum())
+            gradient = logits.sub_(normaliser).exp_().mul_(count).sub_(targets)
+            gradient *= scale / temperature
+            student_gradient[j] = gradient @ weight
+            if ctx.needs_input_grad[1]:
+                weight_gradient += gradient.T @ student[j]
+        ctx.save_for_backward(student_gradient, weight_gradient)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        student_gradient, weight_gradient = ctx.saved_tensors
+        return upstream[0] * student_gradient, upstream[0] * weight_gradient, None, None
+
+
+class DinoHead(nn.Module):
+    """D-hidden-hidden-bottleneck with GELU, L2-normalised, and weight-normed prototypes.
+
+    Args:
+        norm_last_layer: keep each prototype's length at 1; else it is learned.
+    """
+
+    def __init__(
+        self, width: int, hidden: int, bottleneck: int, prototypes: int, norm_last_layer: bool
+    ) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(
+            nn.Linear(width, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, hidden),
+            nn.GELU(),
+            nn.Linear(hidden, bottleneck),
+        )
+        for layer in self.mlp:
+            if isinstance(layer, nn.Linear):
+                nn.init.trunc_normal_(layer.weight, std=0.02)
+                nn.init.zeros_(layer.bias)
+        self.direction = nn.Parameter(torch.randn(prototypes, bottleneck))
+        self.length = nn.Parameter(torch.ones(prototypes, 1), requires_grad=not norm_last_layer)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, D) features to (B, bottleneck) unit vectors, in float32 or wider."""
+        x = self.mlp(features)
+        return F.normalize(x.to(torch.promote_types(x.dtype, torch.float32)), dim=1)
+
+    @property
+    def prototypes(self) -> Tensor:
+        """(K, bottleneck)."""
+        return self.length * F.normalize(self.direction, dim=1)
+
+
+class DINO(Method):
+    """A student that predicts, from every view, its teacher's distribution for the global ones."""
+
+    def __init__(
+        self,
+        backbone: Encoder,
+        head: tuple[int, ...],
+        temperature: float,
+        teacher_temperature: TeacherTemperature,
+        center_momentum: float,
+        freeze_last_layer: float,
+        norm_last_layer: bool,
+    ) -> None:
+        super().__init__()
+        hidden, bottleneck, prototypes = head
+        self.temperature = temperature
+        self.teacher_temperature = teacher_temperature
+        self.center_momentum = center_momentum
+        self.freeze_last_layer = freeze_last_layer
+        projector = DinoHead(backbone.width, hidden, bottleneck, prototypes, norm_last_layer)
+        self.online = nn.ModuleDict({"backbone": backbone, "head": projector})
+        self.target = frozen_copy(self.online)
+        self.center: Tensor
+        self.register_buffer("center", torch.zeros(prototypes))
+
+    def loss(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
+        student_head, teacher_head = self._heads
+        student = torch.stack([student_head(x) for x in encode(self.online["backbone"], online)])
+        with torch.no_grad():
+            assert self.target is not None
+            z = torch.stack([teacher_head(x) for x in encode(self.target["backbone"], target)])
+            logits = (z @ teacher_head.prototypes.T).to(z.dtype)
+            temperature = self.teacher_temperature.at(int(epochs))
+            teacher = ((logits - self.center) / temperature).softmax(dim=2)
+            mean = logits.mean(dim=(0, 1))
+        value = PrototypeLoss.apply(student, student_head.prototypes, teacher, self.temperature)
+        return Loss(value, mean)
+
+    def absorb(self, statistics: Tensor) -> None:
+        """Move the centre towards the mean teacher output of a batch (eq. 4 of the paper)."""
+        self.center.lerp_(statistics, 1 - self.center_momentum)
+
+    def frozen(self, epochs: float) -> list[nn.Parameter]:
+        head, _ = self._heads
+        return [head.direction, head.length] if epochs < self.freeze_last_layer else []
+
+    def decays(self, name: str, parameter: nn.Parameter) -> bool:
+        return parameter.ndim >= 2
+
+    @property
+    def _heads(self) -> tuple[DinoHead, DinoHead]:
+        assert self.target is not None
+        student, teacher = self.online["head"], self.target["head"]
+        assert isinstance(student, DinoHead) and isinstance(teacher, DinoHead)
+        return student, teacher
