@@ -1,8 +1,9 @@
 """Checkpoints: safetensors files, written atomically, read without ever unpickling.
 
 A *run checkpoint* holds the method (``online.*``, ``target.*``, ...) and ``optimizer.*``; a
-*backbone file* holds one ViT under timm's own names. Both carry one JSON object in the header's ``fastcl`` entry. Random
-draws are keyed by step (`rng`), so the step is all the state that the generators have.
+*backbone file* holds one ViT under timm's own names. Both carry one JSON object in the header's
+``fastcl`` entry. Random draws are keyed by step (`rng`), so the step is all the state that the
+generators have.
 """
 
 from __future__ import annotations
