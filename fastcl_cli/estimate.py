@@ -129,7 +129,7 @@ def fit(loaded: Loaded, budget: Budget, device: Device) -> str:
         if text is None:
             break
         if estimate(compile_text(text, loaded.name), budget, device, named=True).fits:
-            head = f"# {loaded.name}, shortened to {size / total * 100:.1f}% to fit {budget.text}"
+            head = f"# {loaded.name}, shortened to {float(size / total):.1%} to fit {budget.text}"
             device_words = f"{device.name} at {device.utilisation:.0%} of {device.peak:g} TFLOP/s"
             return f"{head} ({device_words}, analytic)\n\n{text}"
         size -= max(1, size // 200)

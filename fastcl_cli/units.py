@@ -49,9 +49,8 @@ def format_decimal(value: Fraction) -> str:
     exponent = 0
     while value * 10**exponent < 1 and exponent < MAX_EXPONENT:
         exponent += 1
-    if exponent <= 3 and (exponent < 3 or value >= Fraction(1, 1000)):
-        return _plain(value)
-    return f"{_plain(value * 10**exponent)}e-{exponent}"
+    plain, scientific = _plain(value), f"{_plain(value * 10**exponent)}e-{exponent}"
+    return scientific if exponent >= 3 and len(scientific) < len(plain) else plain
 
 
 def _plain(value: Fraction) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
@@ -19,7 +21,8 @@ def print_plan(console: Console, name: str, plan: Plan, config: RunConfig) -> No
     """The plan of a valid schedule."""
     console.print(Text(f"{name}: {_summary(plan, config)}"), soft_wrap=True)
     console.print(Text.assemble("  ", strip(plan, min(72, console.width - 4))))
-    console.print(_table(plan, console.width))
+    console.print(_table(plan))
+    console.print(Text("  patch side: tokens kept/of", "dim"))
     cost = f"mean sample cost {plan.mean_cost:.3f}: {plan.speedup:.2f}x fewer operations than full"
     console.print(Text(f"  {cost}", "bold"), soft_wrap=True)
 
@@ -48,47 +51,59 @@ def strip(plan: Plan, width: int) -> Text:
     return text
 
 
-def _table(plan: Plan, width: int) -> Table:
+def _table(plan: Plan) -> Table:
     table = Table(box=SIMPLE_HEAD, padding=(0, 1), pad_edge=False, show_edge=False)
-    has_target = plan.segments[0].target is not None
-    has_locals = len(plan.segments[0].views) > 1
+    shown = _Shown(
+        batch=len({segment.batch for segment in plan.segments}) > 1,
+        target=plan.segments[0].target is not None,
+        locals=len(plan.segments[0].views) > 1,
+    )
     table.add_column(plan.unit if plan.unit != "percent" else "%", no_wrap=True)
     table.add_column("steps", justify="right", no_wrap=True)
-    table.add_column("batch", justify="right", no_wrap=True)
-    table.add_column("online" if has_target else "encoder", no_wrap=True)
-    if has_target:
+    if shown.batch:
+        table.add_column("batch", justify="right", no_wrap=True)
+    table.add_column("online" if shown.target else "encoder", no_wrap=True)
+    if shown.target:
         table.add_column("target", no_wrap=True)
-    if has_locals:
-        table.add_column("local views", no_wrap=True)
+    if shown.locals:
+        view = plan.segments[0].views[1]
+        table.add_column(f"{view.count} x {view.side} px", justify="right", no_wrap=True)
     for name in ("cost", "% steps", "% cost"):
         table.add_column(name, justify="right", no_wrap=True)
     total = plan.mean_cost * plan.images_at(plan.steps)
     for segment in plan.segments[:MAX_ROWS]:
-        table.add_row(*_row(segment, plan, total, has_target, has_locals))
+        table.add_row(*_row(segment, plan, total, shown))
     hidden = len(plan.segments) - MAX_ROWS
     if hidden > 0:
         table.add_row(f"… {hidden:,} more")
     return table
 
 
-def _row(
-    segment: Segment, plan: Plan, total: float, has_target: bool, has_locals: bool
-) -> list[str | Text]:
+@dataclass(frozen=True, slots=True)
+class _Shown:
+    """Columns that only some plans need."""
+
+    batch: bool
+    target: bool
+    locals: bool
+
+
+def _row(segment: Segment, plan: Plan, total: float, shown: _Shown) -> list[str | Text]:
     view = segment.views[0]
     steps = segment.end_step - segment.first_step
     row: list[str | Text] = [
         f"{short_number(segment.start)}-{short_number(segment.end)}",
         f"{steps:,}",
-        f"{segment.batch:,}",
-        _encoder(segment.online, view.online),
     ]
-    if has_target:
+    if shown.batch:
+        row.append(f"{segment.batch:,}")
+    row.append(_encoder(segment.online, view.online))
+    if shown.target:
         assert segment.target is not None
         assert view.target is not None
         row.append(_encoder(segment.target, view.target))
-    if has_locals:
-        local = segment.views[1]
-        row.append(f"{local.count} x {local.side}px: {_tokens(local.online)}")
+    if shown.locals:
+        row.append(_tokens(segment.views[1].online))
     shade = next(s for s in _SHADES if segment.sample_cost <= s[0])
     row += [
         Text(f"{segment.sample_cost:.3f}", shade[2]),
@@ -100,12 +115,11 @@ def _row(
 
 def _encoder(compression: Compression, tokens: Tokens) -> str:
     drop = plain_number(compression.drop)
-    shown = f"drop {drop:.4g} " if drop else ""
+    shown = f"drop {drop:.3g} " if drop else ""
     return f"{shown}patch {tokens.patch}: {_tokens(tokens)}"
 
 
 def _tokens(tokens: Tokens) -> str:
+    """Patch tokens kept, of how many."""
     whole = tokens.grid**2
-    if tokens.kept == whole:
-        return f"{whole} tokens"
-    return f"{tokens.kept}/{whole} tokens"
+    return f"{whole}" if tokens.kept == whole else f"{tokens.kept}/{whole}"
