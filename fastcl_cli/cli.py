@@ -31,6 +31,21 @@ class Format(str, Enum):
     sarif = "sarif"
 
 
+class Ui(str, Enum):
+    """The screen of `run`."""
+
+    tui = "tui"
+    plain = "plain"
+    none = "none"
+
+
+class Split(str, Enum):
+    """A part of a data set."""
+
+    train = "train"
+    val = "val"
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"fastcl {__version__}")
@@ -138,6 +153,126 @@ def estimate(
         help = "--budget 100gpuh, 2.5gpud, 90gpumin or 200Munits"
         raise UsageError("estimate needs a --budget", help)
     view.run(files or [], budget, gpu, gpus, images, price, write, as_json)
+
+
+@app.command()
+def run(
+    schedule: Annotated[str, typer.Argument(metavar="FILE", help="Schedule or built-in name.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", help="The run's folder. [default: runs/NAME]")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Beton, image folder or built-in name.")
+    ] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=TEXT", help="In place of the file's `NAME TEXT;`."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0,
+    resume: Annotated[
+        str,
+        typer.Option("--resume", metavar="auto|never|CKPT", help="Go on from a checkpoint."),
+    ] = "never",
+    init_from: Annotated[
+        Path | None, typer.Option("--init-from", help="Start with this checkpoint's backbone.")
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the run that is in --out.")
+    ] = False,
+    max_steps: Annotated[
+        int | None, typer.Option("--max-steps", min=0, help="Stop after so many steps.")
+    ] = None,
+    save_every: Annotated[
+        int | None, typer.Option("--save-every", min=1, help="Steps between checkpoints.")
+    ] = None,
+    log_every: Annotated[
+        int | None, typer.Option("--log-every", min=1, help="Steps between log lines.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything, show the plan, do not train.")
+    ] = False,
+    ui: Annotated[
+        Ui | None, typer.Option("--ui", help="[default: tui on a terminal, else plain]")
+    ] = None,
+) -> None:
+    """Train as a schedule says, and write a backbone for timm."""
+    from fastcl_cli.ui import run as view
+
+    view.run(
+        schedule,
+        out=out,
+        data=data,
+        settings=set or [],
+        seed=seed,
+        resume=resume,
+        init_from=init_from,
+        overwrite=overwrite,
+        max_steps=max_steps,
+        save_every=save_every,
+        log_every=log_every,
+        dry_run=dry_run,
+        ui=ui.value if ui else None,
+    )
+
+
+@app.command()
+def probe(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Backbone or checkpoint.")],
+    data: Annotated[
+        str | None, typer.Option("--data", help="Folder with train/ and val/, or built-in name.")
+    ] = None,
+    train: Annotated[
+        Path | None, typer.Option("--train", help="Labelled beton: the neighbours.")
+    ] = None,
+    val: Annotated[Path | None, typer.Option("--val", help="Labelled beton: the queries.")] = None,
+    k: Annotated[
+        list[int] | None,
+        typer.Option("--k", min=1, help="Neighbours; repeatable. [default: 20 10 100 200]"),
+    ] = None,
+    crop_ratio: Annotated[
+        float | None,
+        typer.Option(
+            "--crop-ratio",
+            min=0.1,
+            max=1,
+            help="Share of the short side shown. [default: 0.875, 1 below 128 px]",
+        ),
+    ] = None,
+    untrained: Annotated[
+        bool, typer.Option("--untrained", help="Judge its initial weights beside it.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Say how good a checkpoint's features are: k-NN accuracy on labelled images."""
+    from fastcl_cli.ui import probe as view
+
+    view.run(checkpoint, data, train, val, k, crop_ratio, untrained, as_json)
+
+
+@app.command()
+def pack(
+    source: Annotated[str, typer.Argument(metavar="SRC", help="Image folder or built-in name.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT.beton", help="The file to write.")],
+    split: Annotated[
+        Split, typer.Option("--split", help="Part of a built-in data set.")
+    ] = Split.train,
+    max_side: Annotated[
+        int, typer.Option("--max-side", min=8, help="Longest side stored, in pixels.")
+    ] = 384,
+    quality: Annotated[
+        int, typer.Option("--quality", min=1, max=100, help="JPEG quality stored.")
+    ] = 90,
+    workers: Annotated[
+        int | None, typer.Option("--workers", min=1, help="Processes. [default: all cores]")
+    ] = None,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail on an unreadable image; else skip it.")
+    ] = False,
+) -> None:
+    """Pack images into one FFCV file."""
+    from fastcl_cli.ui import pack as view
+
+    view.run(source, out, split.value, max_side, quality, workers, strict)
 
 
 def main() -> None:

@@ -5,8 +5,11 @@ from __future__ import annotations
 import torch
 
 from fastcl_cli.config import VitShape
+from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_backbone
 from fastcl_cli.methods.moco import MoCo
+from fastcl_cli.model.position import sincos_embedding
+from fastcl_cli.model.vit import Encoder
 
 IMAGE, BASE, WIDTH, DEPTH, HEADS, T = 16, 4, 16, 2, 2, 0.2
 OPTIONS = (("embed_dim", WIDTH), ("depth", DEPTH), ("num_heads", HEADS), ("patch_size", BASE))
@@ -22,3 +25,17 @@ def moco(seed: int = 0) -> MoCo:
     backbone.vit.patch_embed.requires_grad_(False)
     torch.manual_seed(seed + 1)
     return MoCo(backbone, (24, 8), T)
+
+
+@torch.no_grad()
+def exact(method: Method) -> Method:
+    """The method in float64, with position codes that were not rounded to float32 on the way."""
+    method.double()
+    for network in (method.online, method.target):
+        if network is not None:
+            encoder = network["backbone"]
+            assert isinstance(encoder, Encoder)
+            if encoder.position == "sincos":
+                code = sincos_embedding(encoder.base_grid, encoder.base_grid, encoder.width)
+                encoder.vit.pos_embed[0, encoder.embedded_prefix :] = code
+    return method

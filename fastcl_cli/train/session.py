@@ -115,7 +115,7 @@ class Session:
         """
         stop = Stop()
         first_step = self._open_folder()
-        self._start(first_step)
+        self._emit(self.started(first_step))
         began = time.monotonic()
         torch.set_num_threads(self.device.threads)
         with stop.listening():
@@ -225,19 +225,18 @@ class Session:
         }
         self.folder.write_description(self._request.schedule.text, config, self.plan.to_json())
 
-    def _start(self, first_step: int) -> None:
-        self._emit(
-            RunStarted(
-                title=Path(self._request.schedule.name).stem,
-                folder=self.folder.path,
-                plan=self.plan,
-                step=first_step,
-                stop_step=self.stop_step,
-                device=self.device.name,
-                precision=self.device.precision,
-                parameters=self.parameters,
-                images=self.data.images,
-            )
+    def started(self, first_step: int) -> RunStarted:
+        """The event that opens the screen of a run which begins after ``first_step`` updates."""
+        return RunStarted(
+            title=Path(self._request.schedule.name).stem,
+            folder=self.folder.path,
+            plan=self.plan,
+            step=first_step,
+            stop_step=self.stop_step,
+            device=self.device.name,
+            precision=self.device.precision,
+            parameters=self.parameters,
+            images=self.data.images,
         )
 
     def _log(self, metrics: dict[str, Any]) -> None:

@@ -1,0 +1,24 @@
+"""Optional libraries, and what to say where one is missing."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from fastcl_cli.errors import MissingLibraryError
+
+TRAIN = ("torch", "timm", "ffcv", "numba", "cv2")
+
+
+def need_train() -> None:
+    """Make sure that the ``[train]`` extra is installed, without importing it.
+
+    Raises:
+        MissingLibraryError: naming what is missing and the line that installs it.
+    """
+    missing = [name for name in TRAIN if find_spec(name) is None]
+    if missing:
+        raise MissingLibraryError(
+            f"this command needs {', '.join(missing)}",
+            "apt-get install g++ pkg-config libopencv-dev libturbojpeg0-dev "
+            "&& pip install 'fastcl[train]'",
+        )

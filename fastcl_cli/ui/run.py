@@ -1,0 +1,60 @@
+"""`fastcl run`: from its options to a session with a screen."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from fastcl_cli.errors import UsageError
+from fastcl_cli.extras import need_train
+from fastcl_cli.schedule import load
+from fastcl_cli.ui.console import stdout
+from fastcl_cli.ui.plan_table import print_plan
+from fastcl_cli.ui.screen import Ui, open_screen
+
+
+def run(
+    schedule: str,
+    *,
+    out: Path | None,
+    data: str | None,
+    settings: Sequence[str],
+    seed: int,
+    resume: str,
+    init_from: Path | None,
+    overwrite: bool,
+    max_steps: int | None,
+    save_every: int | None,
+    log_every: int | None,
+    dry_run: bool,
+    ui: Ui | None,
+) -> None:
+    """Train as a schedule says; the options are those of the command.
+
+    Raises:
+        FastclError: see `Session`.
+    """
+    if overwrite and resume != "never":
+        raise UsageError("--overwrite and --resume contradict each other", "give one of them")
+    loaded = load(schedule, overrides=settings, data=data)
+    need_train()
+    from fastcl_cli.train.session import RunRequest, Session
+
+    request = RunRequest(
+        loaded,
+        out=out or Path("runs") / Path(loaded.name).stem,
+        seed=seed,
+        resume=resume,
+        init_from=init_from,
+        overwrite=overwrite,
+        max_steps=max_steps,
+        save_every=save_every,
+        log_every=log_every,
+    )
+    with open_screen("plain" if dry_run else ui) as emit:
+        session = Session(request, emit)
+        if dry_run:
+            print_plan(stdout(), loaded.name, session.plan, session.config)
+            emit(session.started(0))
+        else:
+            session.train()
