@@ -1,0 +1,85 @@
+"""Jitter and grayscale as one affine map of RGB per image.
+
+With x a pixel, µ the mean pixel of the view before any change, and g the weights of luma:
+
+    brightness f    y = f·x
+    contrast f      y = f·x + (1 - f)·1gᵀ·(mean of the view at that point)
+    saturation f    y = f·x + (1 - f)·1gᵀ·x
+    hue h           y = rotation of x about the grey axis by 2πh
+    grayscale       y = 1gᵀ·x
+
+Each is linear in (x, µ), and the mean of an affine image is the affine image of the mean; so any
+sequence of them is y = A·x + B·µ, composed in closed form without looking at a pixel, and contrast
+is about the mean that the view has at its turn, as in the recipes.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from fastcl_cli.data.augment import CONTRAST, HUE, SATURATION, ViewDraw
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of R, G and B in a grey pixel (ITU-R BT.601)."""
+
+
+def colour_maps(draw: ViewDraw) -> tuple[Tensor, Tensor]:
+    """The colour changes of N views as y = A·x + B·µ.
+
+    Returns:
+        A and B, float64 (N, 3, 3), on the device of the draws.
+    """
+    factors = draw.factors
+    count, device = len(factors), factors.device
+    eye = torch.eye(3, dtype=torch.float64, device=device)
+    gray = torch.tensor(LUMA, dtype=torch.float64, device=device).repeat(3, 1)
+    A = eye.repeat(count, 1, 1)
+    B = torch.zeros_like(A)
+    hue = hue_rotation(factors[:, HUE])
+    for turn in range(4):
+        operation = draw.order[:, turn, None, None]
+        f = factors.gather(1, draw.order[:, turn, None])[:, :, None]
+        linear = torch.where(operation == SATURATION, f * eye + (1 - f) * gray, f * eye)
+        linear = torch.where(operation == HUE, hue, linear)
+        of_mean = torch.where(operation == CONTRAST, (1 - f) * gray, torch.zeros_like(gray))
+        changed_A, changed_B = linear @ A, linear @ B + of_mean @ (A + B)
+        applied = draw.jitter[:, None, None]
+        A, B = torch.where(applied, changed_A, A), torch.where(applied, changed_B, B)
+    to_gray = torch.where(draw.grayscale[:, None, None], gray, eye)
+    return to_gray @ A, to_gray @ B
+
+
+def colour_affine(draw: ViewDraw, means: Tensor) -> Tensor:
+    """The affine maps themselves: y = M[:, :, :3]·x + M[:, :, 3].
+
+    Args:
+        means: (N, 3), the mean of each channel over the full view before any change, in [0, 1].
+
+    Returns:
+        float32 (N, 3, 4).
+    """
+    A, B = colour_maps(draw)
+    offset = B.to(means.device) @ means.double()[:, :, None]
+    return torch.cat([A.to(means.device), offset], dim=2).float()
+
+
+def hue_rotation(turns: Tensor) -> Tensor:
+    """Rotations of RGB about the grey axis (1, 1, 1), by Rodrigues' formula.
+
+    A third of a turn carries red to green, green to blue and blue to red, as in HSV.
+
+    Args:
+        turns: (N,).
+
+    Returns:
+        (N, 3, 3) in the dtype of ``turns``.
+    """
+    angle = 2 * math.pi * turns[:, None, None]
+    eye = torch.eye(3).to(turns)
+    cross = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]]).to(turns) / math.sqrt(3)
+    return angle.cos() * eye + (1 - angle.cos()) / 3 + angle.sin() * cross
