@@ -22,8 +22,8 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "FCS002": (
         "the file is too large",
-        "A file may have 1 MB, 10,000 phases and 300 characters a statement (4,000 with a string), "
-        "and a plan 100,000 segments.",
+        "A file may have 1 MB and 10,000 phases; a statement 48 words and 300 characters (4,000 "
+        "with a string); a plan 100,000 segments.",
     ),
     "FCS003": (
         "the statement cannot be read",

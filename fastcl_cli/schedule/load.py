@@ -21,11 +21,12 @@ from fastcl_cli.schedule.diagnostics import (
     render,
 )
 from fastcl_cli.schedule.library import find
-from fastcl_cli.schedule.parser import MAX_BYTES, decode, parse
+from fastcl_cli.schedule.parser import decode, parse
 from fastcl_cli.schedule.phases import check_phases
 from fastcl_cli.schedule.resolve import resolve
 from fastcl_cli.schedule.settings import SETTINGS
 from fastcl_cli.schedule.source import Source
+from fastcl_cli.schedule.words import MAX_BYTES
 
 
 class ScheduleError(ConfigError):

@@ -15,17 +15,31 @@ from typing import cast
 from lark import Lark, Token, Tree, UnexpectedCharacters, UnexpectedInput
 
 from fastcl_cli.schedule import ast
-from fastcl_cli.schedule.diagnostics import Collector, FaultError, TooManyFaultsError, listed
+from fastcl_cli.schedule.diagnostics import (
+    Collector,
+    FaultError,
+    TooManyFaultsError,
+    did_you_mean,
+    listed,
+)
 from fastcl_cli.schedule.library import grammar_text
 from fastcl_cli.schedule.settings import SETTING_NAMES
 from fastcl_cli.schedule.source import Source, Span, clip
+from fastcl_cli.schedule.words import (
+    CLAUSES,
+    MAX_BYTES,
+    MAX_CLAUSES,
+    MAX_PHASES,
+    MAX_STATEMENT_CHARACTERS,
+    MAX_STATEMENT_WITH_STRING,
+    MAX_STATEMENT_WORDS,
+    SIDES,
+    UNITS,
+)
 from fastcl_cli.units import parse_decimal
 
-MAX_BYTES = 1_000_000
-MAX_PHASES = 10_000
-MAX_STATEMENTS = MAX_PHASES + 2 * len(SETTING_NAMES)
-MAX_STATEMENT_CHARACTERS = 300
-MAX_STATEMENT_WITH_STRING = 4_000
+MAX_SETTINGS = 4 * len(SETTING_NAMES)
+MAX_STATEMENTS = MAX_PHASES + MAX_SETTINGS
 _BLANK = " \t\r\n"
 
 
@@ -60,6 +74,7 @@ def parse(source: Source, faults: Collector) -> ast.Schedule:
     pieces = _split(source)
     statements: list[ast.Statement] = []
     closing: tuple[ast.Comment, ...] = ()
+    settings = 0
     if len(pieces) > MAX_STATEMENTS:
         piece = pieces[MAX_STATEMENTS]
         message = f"more than {MAX_STATEMENTS:,} statements"
@@ -72,6 +87,12 @@ def parse(source: Source, faults: Collector) -> ast.Schedule:
                 closing = piece.remarks.above
             else:
                 statements += _parse_piece(source, piece, faults)
+                settings += isinstance(statements[-1], ast.Setting)
+            if settings > MAX_SETTINGS:
+                message = f"more than {MAX_SETTINGS} settings; the rest is not read"
+                help = f"there are {len(SETTING_NAMES)}, and each stands once"
+                faults.add("FCS002", Span(source, piece.start, piece.end), message, help)
+                break
     except TooManyFaultsError:
         pass
     return ast.Schedule(tuple(statements), closing, Span(source, 0, len(source.text)))
@@ -112,6 +133,8 @@ def _split(source: Source) -> list[_Piece]:
         if lexeme == ";" or is_open:
             pieces.append(_piece(source, pieces, "".join(parts), begin, comments))
             parts, comments, begin, empty = [], [], match.end(), True
+            if len(pieces) > MAX_STATEMENTS:
+                return pieces
     pieces.append(_piece(source, pieces, "".join(parts), begin, comments, last=True))
     return pieces
 
@@ -158,6 +181,13 @@ def _parse_piece(source: Source, piece: _Piece, faults: Collector) -> list[ast.S
             "FCS002", Span(source, piece.start, piece.start + 1), message, "is a `;` missing?"
         )
         return [broken]
+    words = len(_TOKEN.findall(piece.text))
+    if words > MAX_STATEMENT_WORDS:
+        message = f"a statement of {words:,} words; at most {MAX_STATEMENT_WORDS} are allowed"
+        faults.add(
+            "FCS002", Span(source, piece.start, piece.start + 1), message, "is a `;` missing?"
+        )
+        return [broken]
     try:
         tree = _lark().parse(piece.text)
         statement = _Builder(source, piece, faults).statement(tree)
@@ -192,6 +222,7 @@ def _parse_parts(source: Source, piece: _Piece, cut: int, faults: Collector) -> 
     return [s for part in parts for s in _parse_piece(source, part, faults)]
 
 
+_TOKEN = re.compile(r'[A-Za-z0-9_.]+|"[^"\n]*"|->|[^ \t\r\n]')
 _WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _RANGE = re.compile(r"(?:\b[A-Za-z_]+[ \t\r\n]+)?[0-9.]+[ \t\r\n]*%?[ \t\r\n]*$")
 
@@ -337,6 +368,10 @@ class _Builder:
         *units, start, end = bounds.children
         unit = self.word(cast("Token", units[0])) if units else None
         first, last = self.number(start), self.number(end)
+        if len(clauses) > MAX_CLAUSES:
+            message = f"the phase has {len(clauses)} clauses; at most {MAX_CLAUSES} mean something"
+            help = "drop and patch, each for online and target, and batch"
+            raise FaultError("FCS018", whole, message, help)
         return ast.Phase(
             unit,
             first,
@@ -350,6 +385,8 @@ class _Builder:
     def clause(self, tree: Tree[Token]) -> ast.Clause:
         name, *rest = tree.children
         word = self.word(cast("Token", name))
+        if word.text not in CLAUSES:
+            self.unknown_clause(word)
         parts: dict[str, ast.Number | ast.Word] = {}
         end = word.span
         for part in cast("list[Tree[Token]]", rest):
@@ -365,6 +402,19 @@ class _Builder:
             cast("ast.Word | None", parts.get("side")),
             word.span.to(end),
         )
+
+    def unknown_clause(self, word: ast.Word) -> None:
+        name = word.text
+        if name in SIDES:
+            help = f"write `on {name}` after the clause that it is for"
+        elif name in SETTING_NAMES:
+            help = f"`{name}` is for the whole run: put `;` before it, as a statement of its own"
+        elif name in UNITS:
+            help = f"put `;` before `{name}`: it starts another phase"
+        else:
+            help = did_you_mean(name, CLAUSES, "clauses")
+        message = f"`{clip(name)}` is not a clause of a phase"
+        self.faults.add("FCS008", word.span, message, help)
 
     def value(self, node: Token | Tree[Token]) -> ast.Value:
         if isinstance(node, Tree):

@@ -12,14 +12,9 @@ from fastcl_cli.plan import Unit
 from fastcl_cli.schedule import ast
 from fastcl_cli.schedule.check import Settings, nearest_image
 from fastcl_cli.schedule.diagnostics import Collector, FaultError, did_you_mean, listed
-from fastcl_cli.schedule.settings import SETTING_NAMES
 from fastcl_cli.schedule.source import Span, clip
+from fastcl_cli.schedule.words import MAX_STAIRS, SIDES, UNITS
 from fastcl_cli.units import format_decimal
-
-MAX_STAIRS = 1_000
-UNITS = ("epochs", "steps")
-CLAUSES = ("drop", "patch", "full", "batch")
-SIDES = ("online", "target", "both")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +43,7 @@ def check_phases(schedule: ast.Schedule, settings: Settings, faults: Collector) 
     before = len(faults.found)
     statements = [s for s in schedule.statements if not isinstance(s, ast.Setting)]
     has_phase = any(isinstance(s, ast.Phase) or s.is_phase for s in statements)
-    if not has_phase:
+    if not has_phase and not any(d.code == "FCS002" for d in faults.found):
         end = max(0, len(schedule.span.source.text) - 1)
         place = Span(schedule.span.source, end, end + 1)
         faults.add("FCS013", place, "the schedule has no phase", "add `epochs 0-100: full;`")
@@ -226,9 +221,8 @@ class _Clauses:
         )
 
     def read(self, clause: ast.Clause) -> None:
+        """Note what a clause says; the parser has reported unknown ones."""
         name = clause.name.text
-        if name not in CLAUSES:
-            raise self.unknown(clause)
         if name == "drop":
             self.keep(clause, self.drop, self.read_drop(clause), "online")
         elif name == "patch":
@@ -240,21 +234,8 @@ class _Clauses:
             if self.full is not None:
                 raise FaultError("FCS018", clause.span, "`full` stands twice", "remove one of them")
             self.full = clause
-        else:
+        elif name == "batch":
             self.read_batch(clause)
-
-    def unknown(self, clause: ast.Clause) -> FaultError:
-        name = clause.name.text
-        message = f"`{clip(name)}` is not a clause of a phase"
-        if name in SIDES:
-            help = f"write `on {name}` after the clause that it is for"
-        elif name in SETTING_NAMES:
-            help = f"`{name}` is for the whole run: put `;` before it, as a statement of its own"
-        elif name in UNITS:
-            help = f"put `;` before `{name}`: it starts another phase"
-        else:
-            help = did_you_mean(name, CLAUSES, "clauses")
-        return FaultError("FCS008", clause.name.span, message, help)
 
     def keep(
         self,

@@ -22,9 +22,8 @@ from fastcl_cli.plan import (
 from fastcl_cli.schedule.diagnostics import FaultError
 from fastcl_cli.schedule.phases import Phases, PhaseSpec
 from fastcl_cli.schedule.source import Span
+from fastcl_cli.schedule.words import MAX_SEGMENTS
 from fastcl_cli.units import ceil, round_half_up, short_number
-
-MAX_SEGMENTS = 100_000
 
 
 def tokens_kept(length: int, drop: Fraction) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -98,3 +99,4 @@ def _write(write: Path, loaded: Loaded, budget: Budget, device: Device) -> None:
         write.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--write {write}: cannot be written: {error.strerror}") from None
+    print(f"wrote {write}", file=sys.stderr)

@@ -22,7 +22,9 @@ def print_plan(console: Console, name: str, plan: Plan, config: RunConfig) -> No
     console.print(Text(f"{name}: {_summary(plan, config)}"), soft_wrap=True)
     console.print(Text.assemble("  ", strip(plan, min(72, console.width - 4))))
     console.print(_table(plan))
-    console.print(Text("  patch side: tokens kept/of", "dim"))
+    console.print(
+        Text("  after the colon: patch tokens kept, of all where some are dropped", "dim")
+    )
     cost = f"mean sample cost {plan.mean_cost:.3f}: {plan.speedup:.2f}x fewer operations than full"
     console.print(Text(f"  {cost}", "bold"), soft_wrap=True)
 
