@@ -16,7 +16,7 @@ from fastcl_cli.config import (
     RunConfig,
 )
 from fastcl_cli.schedule import ast
-from fastcl_cli.schedule.diagnostics import Collector, FaultError, did_you_mean, listed
+from fastcl_cli.schedule.diagnostics import Collector, FaultError, listed, nearest
 from fastcl_cli.schedule.parser import parse
 from fastcl_cli.schedule.settings import NONE, SETTING_NAMES, SETTINGS, SettingSpec
 from fastcl_cli.schedule.source import Source, Span, clip
@@ -74,13 +74,26 @@ def check_settings(
     return settings
 
 
+_ALIASES = {
+    "learning_rate": "lr",
+    "batch_size": "batch",
+    "wd": "weight_decay",
+    "ema": "momentum",
+    "dataset": "data",
+    "schedule": "decay",
+}
+
+
 def _unknown(name: ast.Word, faults: Collector) -> None:
     if name.text in ("drop", "patch", "full"):
         help = f"`{name.text}` belongs in a phase: `epochs 0-60: drop 0.5 patch 32;`"
     elif name.text in ("epochs", "steps"):
         help = f"a phase is written `{name.text} 0-60: drop 0.5 patch 32;`"
     else:
-        help = did_you_mean(name.text, [*sorted(SETTING_NAMES), "epochs", "steps"], "settings")
+        match = _ALIASES.get(name.text) or nearest(name.text, [*SETTING_NAMES, "epochs", "steps"])
+        help = "`fastcl validate --explain FCS007` lists them"
+        if match is not None:
+            help = f"did you mean `{match}`?"
     faults.add("FCS007", name.span, f"`{clip(name.text)}` is not a setting", help)
 
 

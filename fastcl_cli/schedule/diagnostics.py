@@ -44,8 +44,7 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "FCS007": (
         "the setting is unknown",
-        "The settings are a closed list: see README, or write any setting without a value to be "
-        "told its form.",
+        "The settings are a closed list: these, each with its form.",
     ),
     "FCS008": (
         "the clause is unknown",

@@ -15,7 +15,6 @@ from fastcl_cli.schedule.check import build_config, check_settings
 from fastcl_cli.schedule.diagnostics import (
     Collector,
     Diagnostic,
-    FaultError,
     TooManyFaultsError,
     did_you_mean,
     render,
@@ -131,8 +130,6 @@ def check(name: str, data: bytes, request: Request | None = None) -> Report:
                 config, plan = _compile(tree, request, faults)
     except TooManyFaultsError:
         pass
-    except FaultError as fault:
-        faults.found.append(fault.diagnostic)
     if faults.failed:
         config, plan = None, None
     return Report(name, text, tree, tuple(faults.sorted()), config, plan)
@@ -148,7 +145,9 @@ def _compile(
         return None, None
     config = build_config(settings, request.images, request.data)
     length = settings.values.get("length")
-    plan = resolve(phases, config, length and length.value, settings.span("batch"))
+    plan = resolve(phases, config, length and length.value, settings.span("batch"), faults)
+    if plan is None:
+        return None, None
     faults.found += advise(plan, phases, settings, config)
     return config, plan
 

@@ -223,12 +223,15 @@ def _parse_parts(source: Source, piece: _Piece, cut: int, faults: Collector) -> 
 
 
 _TOKEN = re.compile(r'[A-Za-z0-9_.]+|"[^"\n]*"|->|[^ \t\r\n]')
-_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
-_RANGE = re.compile(r"(?:\b[A-Za-z_]+[ \t\r\n]+)?[0-9.]+[ \t\r\n]*%?[ \t\r\n]*$")
+_RANGE = re.compile(
+    r"(?:\b(?P<unit>[A-Za-z_]+)[ \t\r\n]+)?(?<![0-9A-Za-z_.>])"
+    r"(?P<number>[0-9.]+[ \t\r\n]*%?)[ \t\r\n]*$"
+)
+_RANGE_END = re.compile(r"-[ \t\r\n]*[0-9.]+[ \t\r\n]*%?[ \t\r\n]*:")
 
 
 def _first_word(text: str) -> str:
-    match = _WORD.match(text)
+    match = _TOKEN.match(text)
     return match.group() if match else text[:1]
 
 
@@ -248,7 +251,11 @@ def _missing_semicolon(text: str, error: UnexpectedInput) -> int | None:
     match = _RANGE.search(text, 0, offset) if is_range else None
     if match is None or match.start() == 0:
         return None
-    return match.start()
+    if match["unit"] in UNITS:
+        return match.start()
+    # Without a unit it is a range only if it goes on like one.
+    start = match.start("number")
+    return start if _RANGE_END.match(text, offset) and text[:start].strip(_BLANK) else None
 
 
 def _second_statement(source: Source, statement: ast.Statement) -> int | None:
@@ -317,6 +324,8 @@ def _unexpected_character(source: Source, offset: int) -> FaultError:
     shown = f"`{character}` ({code})" if character.isprintable() else code
     meant = _LOOKALIKES.get(character)
     help = f"write `{meant}`" if meant else "outside comments and strings, write plain ASCII"
+    if character.isascii() and not meant:
+        help = "it means nothing here"
     if character.isspace():
         help = "write a plain space"
     return FaultError("FCS003", span, f"unexpected character {shown}", help)

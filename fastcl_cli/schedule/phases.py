@@ -80,6 +80,9 @@ def _unit(phase: ast.Phase) -> Unit:
         return "epochs" if word == "epochs" else "steps"
     if all(percents):
         return "percent"
+    if any(percents):
+        help = f"write `{phase.start.text.rstrip('%')}%-{phase.end.text.rstrip('%')}%:`"
+        raise FaultError("FCS016", span, "one end of the range is in per cent", help)
     start, end = format_decimal(phase.start.value), format_decimal(phase.end.value)
     help = f"write `epochs {start}-{end}:`, `steps {start}-{end}:` or `{start}%-{end}%:`"
     raise FaultError("FCS016", span, "the range has no unit", help)
@@ -109,7 +112,7 @@ def _check_ranges(statements: Sequence[ast.Phase | ast.Broken], faults: Collecto
             expected = None
             continue
         _check_bounds(statement, unit, faults)
-        if expected is not None and start.value != expected:
+        if expected is not None and start.value != expected and start.value < end.value:
             _report_gap(statement, expected, faults)
         if end.value <= start.value:
             message = f"the range from {start.text} to {end.text} is empty"
@@ -200,8 +203,8 @@ class _Clauses:
         if not named:
             message = "the phase does not say its compression"
             self.faults.add("FCS027", self.phase.range_span, message, "`full` is none")
-        if self.full is not None and len(named) > 1:
-            other = next(c.name.text for c in named if c is not self.full)
+        other = next((c.name.text for c in named if c.name.text != "full"), None)
+        if self.full is not None and other is not None:
             message = f"`full` means no compression and stands without `{clip(other)}`"
             self.faults.add("FCS018", self.full.span, message, f"remove `full` or `{clip(other)}`")
         found = self.faults.found[before:]

@@ -19,7 +19,7 @@ from fastcl_cli.plan import (
     begin,
     steps_until,
 )
-from fastcl_cli.schedule.diagnostics import FaultError
+from fastcl_cli.schedule.diagnostics import Collector, FaultError
 from fastcl_cli.schedule.phases import Phases, PhaseSpec
 from fastcl_cli.schedule.source import Span
 from fastcl_cli.schedule.words import MAX_SEGMENTS
@@ -161,35 +161,56 @@ class _Resolver:
         return FaultError("FCS024", spec.node.range_span, message, help)
 
 
-def resolve(phases: Phases, config: RunConfig, length: Fraction | None, batch: Span | None) -> Plan:
-    """The plan of a schedule for ``config.images`` images.
+def resolve(
+    phases: Phases,
+    config: RunConfig,
+    length: Fraction | None,
+    batch: Span | None,
+    faults: Collector,
+) -> Plan | None:
+    """The plan of a schedule for ``config.images`` images, or None where it has none.
 
     Args:
         phases: checked phases.
         config: the run's configuration.
         length: epochs of the whole run, where ranges are in per cent.
         batch: where the setting `batch` stands, if anywhere.
-
-    Raises:
-        FaultError: a batch larger than the data, a phase without a step, too many segments.
+        faults: takes batches larger than the data, phases without a step, too many segments.
     """
-    for spec in phases.specs:
-        size = spec.batch if spec.batch is not None else config.batch
-        if size > config.images:
-            place = spec.batch_span or (spec.batch is None and batch) or spec.node.range_span
-            where = f" ({config.method}'s default)" if not (spec.batch_span or batch) else ""
-            message = f"a batch of {size:,}{where} is larger than the {config.images:,} images"
-            help = f"write `batch {config.images};` or less"
-            raise FaultError("FCS025", place, message, help)
+    before = len(faults.found)
+    for place, size in _too_large(phases, config, batch).items():
+        where = f" ({config.method}'s default)" if size == config.batch and not batch else ""
+        message = f"a batch of {size:,}{where} is larger than the {config.images:,} images"
+        faults.add("FCS025", place, message, f"write `batch {config.images};` or less")
+    if len(faults.found) > before:
+        return None
     resolver = _Resolver(config, phases.unit, length)
     for index, spec in enumerate(phases.specs):
-        resolver.phase(index, spec)
-    total = phases.specs[-1].end
+        try:
+            resolver.phase(index, spec)
+        except FaultError as fault:
+            faults.keep(fault.diagnostic)
+    if len(faults.found) > before:
+        return None
     return Plan(
         config.method,
         phases.unit,
-        total,
+        phases.specs[-1].end,
         config.images,
         tuple(resolver.segments),
         resolver.position,
     )
+
+
+def _too_large(phases: Phases, config: RunConfig, batch: Span | None) -> dict[Span, int]:
+    """Batches larger than the data, by the place that says so."""
+    found: dict[Span, int] = {}
+    for spec in phases.specs:
+        size = spec.batch if spec.batch is not None else config.batch
+        if size <= config.images:
+            continue
+        if spec.batch is not None:
+            found[spec.batch_span or spec.node.range_span] = size
+        elif size not in found.values():
+            found[batch or spec.node.range_span] = size
+    return found

@@ -199,6 +199,10 @@ def read_locals(values: Values) -> config.Locals:
 
 def read_data(values: Values) -> str:
     value = values.peek()
+    if isinstance(value, ast.Word) and ("." in value.text or "_" in value.text):
+        message = f"`{clip(value.text)}` is a word, not a path"
+        help = f'a path stands in double quotes: data "{clip(value.text)}";'
+        raise FaultError("FCS009", value.span, message, help)
     if isinstance(value, ast.Word):
         return values.choice("digits")
     if not isinstance(value, ast.Text):
@@ -270,7 +274,8 @@ def ramp(high: str) -> Callable[[Values], config.Ramp]:
 def read_clip(values: Values) -> float | None:
     if values.is_number():
         return float(values.number("0", "1000000", above=True))
-    values.choice("none")
+    if not values.keyword("none"):
+        raise values.wrong("a number or `none`")
     return None
 
 
@@ -327,5 +332,6 @@ def words(*allowed: str) -> Callable[[Values], str]:
 def read_decode(values: Values) -> int | None:
     if values.is_number():
         return values.whole(8, 4096)
-    values.choice("none")
+    if not values.keyword("none"):
+        raise values.wrong("a whole number or `none`")
     return None

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.text import Text
 
 from fastcl_cli.schedule.diagnostics import CODES, Diagnostic, render, severity_of
+from fastcl_cli.schedule.settings import SETTINGS
 
 
 def print_diagnostics(console: Console, diagnostics: Sequence[Diagnostic]) -> None:
@@ -27,7 +28,10 @@ def explanation(code: str) -> str:
     """What a code means, at length."""
     title, reason = CODES[code]
     body = textwrap.fill(reason, 88, break_long_words=False, break_on_hyphens=False)
-    return f"{code} ({severity_of(code)}): {title}\n\n{body}"
+    text = f"{code} ({severity_of(code)}): {title}\n\n{body}"
+    if code == "FCS007":
+        text += "\n\n" + "\n".join(f"  {spec.name} {spec.syntax}" for spec in SETTINGS.values())
+    return text
 
 
 def github_lines(diagnostics: Sequence[Diagnostic]) -> list[str]:
