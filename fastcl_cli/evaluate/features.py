@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,7 +62,7 @@ def extract(
     stored = int(max(data.heights.max(), data.widths.max()))
     loader = DecodedLoader(data, min(stored, 2 * image), threads)
     parts: list[list[Tensor]] = [[] for _ in networks]
-    with closing(loader.stream(np.arange(data.images), batch)) as stream:
+    with loader.stream(np.arange(data.images), batch) as stream:
         for decoded in stream:
             rows = decoded.indices.numpy()
             view = eval_view(

@@ -51,7 +51,7 @@ def batches(
         steps = min(left_in_epoch, segment.end_step - step, stop_step - step)
         order = epoch_order(plan.images, seed, position.epoch)
         indices = order[position.offset : position.offset + steps * segment.batch]
-        with closing(loader.stream(indices, segment.batch)) as stream:
+        with loader.stream(indices, segment.batch) as stream:
             for decoded in stream:
                 yield step, segment, decoded
                 step += 1

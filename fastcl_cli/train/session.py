@@ -209,7 +209,7 @@ class Session:
         config["seed"] = self._request.seed
         schedule = self._request.schedule.text
         return RunHeader(
-            step, self.plan.hash(), config, self.data.digest, schedule, self._meter.state
+            step, self.plan.hash(), config, self.data.identity, schedule, self._meter.state
         )
 
     def _describe(self) -> None:
@@ -219,7 +219,7 @@ class Session:
             "torch": torch.__version__,
             "device": self.device.name,
             "seed": self._request.seed,
-            "data_digest": self.data.digest,
+            "data_digest": self.data.identity,
             "set": list(self._request.schedule.request.overrides),
             "config": self.config.to_json(),
         }
