@@ -288,7 +288,7 @@ def render(diagnostic: Diagnostic) -> str:
     pad = " " * len(gutter)
     carets = " " * (column - 1 - left) + "^" * max(1, length)
     rows = [
-        f"{diagnostic.file}:{line}:{column}: "
+        f"{clip(diagnostic.file, 200)}:{line}:{column}: "
         f"{diagnostic.severity}[{diagnostic.code}]: {diagnostic.message}",
         f" {gutter} | {shown}",
         f" {pad} | {carets}",

@@ -190,6 +190,8 @@ def resolve(
             resolver.phase(index, spec)
         except FaultError as fault:
             faults.keep(fault.diagnostic)
+            if fault.diagnostic.code == "FCS002":
+                break
     if len(faults.found) > before:
         return None
     return Plan(
