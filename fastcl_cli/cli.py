@@ -254,8 +254,8 @@ def pack(
     source: Annotated[str, typer.Argument(metavar="SRC", help="Image folder or built-in name.")],
     out: Annotated[Path, typer.Argument(metavar="OUT.beton", help="The file to write.")],
     split: Annotated[
-        Split, typer.Option("--split", help="Part of a built-in data set.")
-    ] = Split.train,
+        Split | None, typer.Option("--split", help="Which part, where SRC has train and val.")
+    ] = None,
     max_side: Annotated[
         int, typer.Option("--max-side", min=8, help="Longest side stored, in pixels.")
     ] = 384,
@@ -272,7 +272,7 @@ def pack(
     """Pack images into one FFCV file."""
     from fastcl_cli.ui import pack as view
 
-    view.run(source, out, split.value, max_side, quality, workers, strict)
+    view.run(source, out, split.value if split else None, max_side, quality, workers, strict)
 
 
 def main() -> None:

@@ -30,6 +30,14 @@ class RunStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class Packing:
+    """Images are being packed before the run: so many of so many are done."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
 class StepLogged:
     """One line of ``metrics.jsonl``."""
 
@@ -60,5 +68,5 @@ class RunFinished:
     load_line: str
 
 
-Event: TypeAlias = RunStarted | StepLogged | CheckpointSaved | Notice | RunFinished
+Event: TypeAlias = Packing | RunStarted | StepLogged | CheckpointSaved | Notice | RunFinished
 Emit: TypeAlias = Callable[[Event], None]

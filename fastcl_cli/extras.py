@@ -1,7 +1,8 @@
-"""Optional libraries, and what to say where one is missing."""
+"""What the machine offers: optional libraries, and cores."""
 
 from __future__ import annotations
 
+import os
 from importlib.util import find_spec
 
 from fastcl_cli.errors import MissingLibraryError
@@ -22,3 +23,8 @@ def need_train() -> None:
             "apt-get install g++ pkg-config libopencv-dev libturbojpeg0-dev "
             "&& pip install 'fastcl[train]'",
         )
+
+
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))

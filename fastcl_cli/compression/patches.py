@@ -56,7 +56,7 @@ def reduction_matrix(side: int, patch: int, base: int) -> Tensor | None:
     if patch == base:
         return None
     block = torch.linalg.pinv(bilinear_matrix(base, patch))
-    return torch.block_diag(*[block] * (side // patch))
+    return torch.kron(torch.eye(side // patch, dtype=block.dtype), block)
 
 
 def pi_resize(kernel: Tensor, patch: int) -> Tensor:

@@ -10,15 +10,18 @@ from typing import Any
 from fastcl_cli import __version__
 from fastcl_cli.checkpoint import load_backbone
 from fastcl_cli.data.beton import Beton, open_beton
+from fastcl_cli.data.pack import Split
 from fastcl_cli.data.source import open_split
 from fastcl_cli.errors import UsageError
 from fastcl_cli.evaluate.features import Features, default_crop_ratio, extract
 from fastcl_cli.evaluate.knn import knn_accuracy
+from fastcl_cli.extras import available_cores
 from fastcl_cli.methods.build import build_backbone
 from fastcl_cli.train.device import choose_device
 
 DEFAULT_KS = (20, 10, 100, 200)
 TEMPERATURE = 0.07
+SPLITS: tuple[Split, ...] = ("train", "val")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,11 @@ class ProbeResult:
 
 
 def open_probe_data(
-    data: str | None, train: Path | None, val: Path | None, announce: Callable[[str], None]
+    data: str | None,
+    train: Path | None,
+    val: Path | None,
+    announce: Callable[[str], None],
+    progress: Callable[[int, int], None] | None = None,
 ) -> tuple[Beton, Beton]:
     """The bank and the queries: both parts of one data set, or two betons.
 
@@ -56,9 +63,11 @@ def open_probe_data(
         DataError: a part is missing, damaged or unlabelled.
     """
     if data is not None and train is None and val is None:
-        return open_split(data, "train", announce=announce), open_split(
-            data, "val", announce=announce
-        )
+        parts = [
+            open_split(data, split, announce=announce, workers=available_cores(), progress=progress)
+            for split in SPLITS
+        ]
+        return parts[0], parts[1]
     if data is None and train is not None and val is not None:
         return open_beton(train), open_beton(val)
     raise UsageError(

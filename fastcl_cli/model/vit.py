@@ -81,9 +81,8 @@ class Encoder(nn.Module):
         # costs nothing and its pixels get a gradient of exactly zero.
         patches = patchify(view, self.patch)
         position = self._position(math.isqrt(patches.shape[1]))
-        prefix_position, position = position.split(
-            [self.embedded_prefix, position.shape[1] - self.embedded_prefix], dim=1
-        )
+        prefix_position = position[:, : self.embedded_prefix]
+        position = position[:, self.embedded_prefix :]
         if kept is not None:
             patches, position = gather_tokens(patches, kept), gather_tokens(position, kept)
         projection = self.vit.patch_embed.proj
@@ -91,8 +90,9 @@ class Encoder(nn.Module):
         x = self.vit.patch_embed.norm(x) + position
         x = torch.cat([*self._prefix(len(x), prefix_position), x], dim=1)
         self._set_paths(paths)
-        x = self.vit.norm(self.vit.blocks(self.vit.norm_pre(x)))
-        return x
+        x = self.vit.blocks(self.vit.norm_pre(x))
+        output: Tensor = self.vit.norm(x)
+        return output
 
     def _set_paths(self, paths: Tensor | None) -> None:
         for index, block in enumerate(self.vit.blocks):
@@ -100,7 +100,7 @@ class Encoder(nn.Module):
                 module.factor = None if paths is None else paths[index, branch]
 
     def _position(self, grid: int) -> Tensor:
-        parameter = self.vit.pos_embed
+        parameter: Tensor = self.vit.pos_embed
         if grid == self.base_grid:
             return parameter
         if self.position == "learned":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Literal
 import torch
 
 from fastcl_cli.errors import ConfigError
+from fastcl_cli.extras import available_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,11 +64,6 @@ def choose_device(precision: Literal["auto", "float32", "bf16"]) -> Device:
     if precision == "auto":
         precision = "bf16" if native else "float32"
     return Device(device, precision, available_cores())
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def _cpu_multiplies_bf16() -> bool:

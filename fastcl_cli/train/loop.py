@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Any
@@ -39,7 +39,7 @@ class Stop:
 
 def batches(
     plan: Plan, loader: DecodedLoader, seed: int, step: int, stop_step: int
-) -> Iterator[tuple[int, Segment, Decoded]]:
+) -> Generator[tuple[int, Segment, Decoded], None, None]:
     """Decoded images for each step from ``step`` to ``stop_step``, each image decoded once.
 
     One stream of the loader serves the steps that share an epoch and a segment; starting in the

@@ -34,7 +34,15 @@ from fastcl_cli.errors import (
     RunFailedError,
     UsageError,
 )
-from fastcl_cli.events import CheckpointSaved, Emit, Notice, RunFinished, RunStarted, StepLogged
+from fastcl_cli.events import (
+    CheckpointSaved,
+    Emit,
+    Notice,
+    Packing,
+    RunFinished,
+    RunStarted,
+    StepLogged,
+)
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_method
 from fastcl_cli.plan import Plan
@@ -83,7 +91,13 @@ class Session:
         self.device: Device = choose_device(config.precision)
         # Built first: a method or model that cannot be trained should not cost a packing.
         self.method: Method = build_method(config, request.seed).to(self.device.device)
-        self.data: Beton = open_split(config.data, "train", announce=lambda t: emit(Notice(t)))
+        self.data: Beton = open_split(
+            config.data,
+            "train",
+            announce=lambda text: emit(Notice(text)),
+            workers=self.device.threads,
+            progress=lambda done, total: emit(Packing(done, total)),
+        )
         resolved = request.schedule.with_images(self.data.images)
         self.plan: Plan = resolved.plan
         self.config: RunConfig = replace(

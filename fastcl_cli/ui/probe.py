@@ -12,6 +12,7 @@ from rich.table import Table
 
 from fastcl_cli.extras import need_train
 from fastcl_cli.ui.console import stderr, stdout
+from fastcl_cli.ui.pack import progress_bar
 
 if TYPE_CHECKING:
     from fastcl_cli.evaluate.probe import ProbeResult
@@ -31,7 +32,8 @@ def run(
     need_train()
     from fastcl_cli.evaluate.probe import DEFAULT_KS, open_probe_data, probe
 
-    bank, queries = open_probe_data(data, train, val, stderr().print)
+    with progress_bar("packing") as progress:
+        bank, queries = open_probe_data(data, train, val, stderr().print, progress)
     result = probe(
         checkpoint,
         bank,

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from fastcl_cli.events import CheckpointSaved, Event, Notice, RunFinished, RunStarted, StepLogged
+from fastcl_cli.events import (
+    CheckpointSaved,
+    Event,
+    Notice,
+    Packing,
+    RunFinished,
+    RunStarted,
+    StepLogged,
+)
 from fastcl_cli.ui.run_words import Forecast, closing, compression, duration, opening
 
 
@@ -13,6 +21,7 @@ class Plain:
         self._forecast: Forecast | None = None
         self._stop_step = 0
         self._compression = ""
+        self._tenth = 0
 
     def __call__(self, event: Event) -> None:
         for line in self._lines(event):
@@ -30,6 +39,10 @@ class Plain:
                 return [event.text]
             case RunFinished():
                 return closing(event)
+            case Packing():
+                tenth = event.done * 10 // event.total
+                before, self._tenth = self._tenth, tenth
+                return [f"packed {event.done:,} of {event.total:,}"] if tenth > before else []
             case CheckpointSaved():
                 return []
 

@@ -13,7 +13,15 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from fastcl_cli.events import CheckpointSaved, Event, Notice, RunFinished, RunStarted, StepLogged
+from fastcl_cli.events import (
+    CheckpointSaved,
+    Event,
+    Notice,
+    Packing,
+    RunFinished,
+    RunStarted,
+    StepLogged,
+)
 from fastcl_cli.plan import Plan
 from fastcl_cli.ui.run_words import Forecast, closing, compression, duration, opening, short
 
@@ -62,6 +70,14 @@ class Tui:
                 self._losses.append(event.metrics["loss"])
             case CheckpointSaved():
                 self._saved = f"checkpoint {event.path.name}"
+            case Packing():
+                self._live.update(
+                    Group(
+                        f"packing: {event.done:,} of {event.total:,} images",
+                        ProgressBar(total=event.total, completed=event.done),
+                    )
+                )
+                return
             case Notice():
                 self._print([event.text])
             case RunFinished():
