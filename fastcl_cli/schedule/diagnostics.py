@@ -23,7 +23,7 @@ CODES: dict[str, tuple[str, str]] = {
     "FCS002": (
         "the file is too large",
         "A file may have 1 MB and 10,000 phases; a statement 48 words and 300 characters (4,000 "
-        "with a string); a plan 100,000 segments.",
+        "with a string); a plan 20,000 segments.",
     ),
     "FCS003": (
         "the statement cannot be read",

@@ -39,9 +39,14 @@ def find(name: str | Path) -> Path:
     """
     path = Path(name)
     builtin = builtin_schedules()
-    if path.is_dir():
+    try:
+        is_folder, exists = path.is_dir(), path.exists()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(f"{str(name)[:80]}…: cannot be read: {reason}") from None
+    if is_folder:
         raise ConfigError(f"{name}: is a folder, not a schedule file")
-    if path.exists():
+    if exists:
         return path
     if str(name) in builtin:
         return builtin[str(name)]

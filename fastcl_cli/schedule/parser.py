@@ -29,6 +29,7 @@ from fastcl_cli.schedule.words import (
     CLAUSES,
     MAX_BYTES,
     MAX_CLAUSES,
+    MAX_COMMENTS,
     MAX_PHASES,
     MAX_STATEMENT_CHARACTERS,
     MAX_STATEMENT_WITH_STRING,
@@ -71,10 +72,14 @@ def decode(name: str, data: bytes, faults: Collector) -> Source:
 
 def parse(source: Source, faults: Collector) -> ast.Schedule:
     """The tree of a schedule; what cannot be read is kept in ``faults`` and left `ast.Broken`."""
+    if source.text.count("#") > MAX_COMMENTS:
+        message = f"more than {MAX_COMMENTS:,} comments"
+        faults.add("FCS002", Span(source, 0, 1), message, "is this a schedule?")
+        return ast.Schedule((), (), Span(source, 0, len(source.text)))
     pieces = _split(source)
     statements: list[ast.Statement] = []
     closing: tuple[ast.Comment, ...] = ()
-    settings = 0
+    settings, phases = 0, 0
     if len(pieces) > MAX_STATEMENTS:
         piece = pieces[MAX_STATEMENTS]
         message = f"more than {MAX_STATEMENTS:,} statements"
@@ -88,6 +93,12 @@ def parse(source: Source, faults: Collector) -> ast.Schedule:
             else:
                 statements += _parse_piece(source, piece, faults)
                 settings += isinstance(statements[-1], ast.Setting)
+                phases += isinstance(statements[-1], ast.Phase)
+            if phases > MAX_PHASES:
+                message = f"more than {MAX_PHASES:,} phases; the rest is not read"
+                span = Span(source, piece.start, piece.end)
+                faults.add("FCS002", span, message, "a ramp is one phase")
+                break
             if settings > MAX_SETTINGS:
                 message = f"more than {MAX_SETTINGS} settings; the rest is not read"
                 help = f"there are {len(SETTING_NAMES)}, and each stands once"
@@ -135,7 +146,14 @@ def _split(source: Source) -> list[_Piece]:
             parts, comments, begin, empty = [], [], match.end(), True
             if len(pieces) > MAX_STATEMENTS:
                 return pieces
-    pieces.append(_piece(source, pieces, "".join(parts), begin, comments, last=True))
+    rest = "".join(parts)
+    if not empty:
+        # The last statement needs no `;`: what follows its text is the end of the file.
+        size = len(rest.rstrip(_BLANK))
+        inside = [comment for comment in comments if comment[0] < begin + size]
+        pieces.append(_piece(source, pieces, rest[:size], begin, inside))
+        rest, begin, comments = rest[size:], begin + size, comments[len(inside) :]
+    pieces.append(_piece(source, pieces, rest, begin, comments))
     return pieces
 
 
@@ -145,7 +163,6 @@ def _piece(
     text: str,
     begin: int,
     comments: list[tuple[int, str]],
-    last: bool = False,
 ) -> _Piece:
     """The piece that ``text`` (from offset ``begin``) is, with its comments; a first comment on
     the line on which the statement before ends goes to that one."""
@@ -153,20 +170,17 @@ def _piece(
     start = begin + len(text) - len(text.lstrip(_BLANK))
     end = start + len(body)
     above: list[ast.Comment] = []
-    trailing = None
     mark = begin
     for index, (offset, comment) in enumerate(comments):
         gap = source.text[mark:offset]
         if index == 0 and before and offset < start and "\n" not in gap:
             before[-1].remarks = replace(before[-1].remarks, trailing=comment.rstrip())
-        elif last and body and offset >= end and "\n" not in source.text[end:offset]:
-            trailing = comment.rstrip()
         else:
-            blank = 0 < mark <= start and gap.count("\n") >= 2
+            blank = 0 < mark and offset <= start and gap.count("\n") >= 2
             above.append(ast.Comment(comment.rstrip(), blank))
         mark = offset + len(comment)
     blank = 0 < mark <= start and source.text[mark:start].count("\n") >= 2
-    return _Piece(body, start, end, ast.Remarks(tuple(above), trailing, blank))
+    return _Piece(body, start, end, ast.Remarks(tuple(above), None, blank))
 
 
 def _parse_piece(source: Source, piece: _Piece, faults: Collector) -> list[ast.Statement]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cache
-from typing import cast
+from typing import cast, overload
 
 from fastcl_cli.plan import Unit
 from fastcl_cli.schedule import ast
@@ -18,6 +18,29 @@ from fastcl_cli.units import format_decimal
 
 
 @dataclass(frozen=True, slots=True)
+class Stairs(Sequence[Fraction]):
+    """``length`` >= 2 equal stairs from ``start`` to ``end``, both included."""
+
+    start: Fraction
+    end: Fraction
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> Fraction: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Fraction]: ...
+    def __getitem__(self, index: int | slice) -> Fraction | Sequence[Fraction]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(self.length))]
+        if not 0 <= index < self.length:
+            raise IndexError(index)
+        return self.start + (self.end - self.start) * Fraction(index, self.length - 1)
+
+
+@dataclass(frozen=True, slots=True)
 class PhaseSpec:
     """A phase without faults. Each list of `drop` and `patch` is a ramp's stairs, or one value."""
 
@@ -26,10 +49,16 @@ class PhaseSpec:
     end: Fraction
     batch: int | None
     batch_span: Span | None
-    drop_online: tuple[Fraction, ...]
-    drop_target: tuple[Fraction, ...]
-    patch_online: tuple[int, ...]
-    patch_target: tuple[int, ...]
+    drop_online: Sequence[Fraction]
+    drop_target: Sequence[Fraction]
+    patch_online: Sequence[int]
+    patch_target: Sequence[int]
+
+    @property
+    def stairs(self) -> int:
+        """The least number of segments that the phase needs."""
+        ramps = (self.drop_online, self.drop_target, self.patch_online, self.patch_target)
+        return max(map(len, ramps))
 
 
 @dataclass(slots=True)
@@ -186,8 +215,8 @@ class _Clauses:
         self.model_patch: int | None = model.patch if model is not None else None
         if self.image is not None and self.model_patch and self.image % self.model_patch:
             self.image = None
-        self.drop: dict[str, tuple[Fraction, ...]] = {}
-        self.patch: dict[str, tuple[int, ...]] = {}
+        self.drop: dict[str, Sequence[Fraction]] = {}
+        self.patch: dict[str, Sequence[int]] = {}
         self.full: ast.Clause | None = None
         self.batch: int | None = None
         self.batch_span: Span | None = None
@@ -243,8 +272,8 @@ class _Clauses:
     def keep(
         self,
         clause: ast.Clause,
-        kept: dict[str, tuple[Fraction, ...]] | dict[str, tuple[int, ...]],
-        stairs: tuple[Fraction, ...] | tuple[int, ...],
+        kept: dict[str, Sequence[Fraction]] | dict[str, Sequence[int]],
+        stairs: Sequence[Fraction] | Sequence[int],
         default: str,
     ) -> None:
         """Note a clause's value for the encoders that it is for."""
@@ -267,7 +296,7 @@ class _Clauses:
                 raise FaultError("FCS018", clause.span, message, help)
             cast("dict[str, object]", kept)[encoder] = stairs
 
-    def read_drop(self, clause: ast.Clause) -> tuple[Fraction, ...]:
+    def read_drop(self, clause: ast.Clause) -> Sequence[Fraction]:
         ends = []
         for number in (clause.amount, clause.ramp):
             if number is None:
@@ -294,10 +323,9 @@ class _Clauses:
             message = f"a ramp cannot have {clause.stairs.text} stairs"
             raise FaultError("FCS010", clause.stairs.span, message, help)
         self.refuse_level(clause, ends[0] == ends[1])
-        step = (ends[1] - ends[0]) / (count - 1)
-        return tuple(ends[0] + step * index for index in range(int(count)))
+        return Stairs(ends[0], ends[1], int(count))
 
-    def read_patch(self, clause: ast.Clause) -> tuple[int, ...]:
+    def read_patch(self, clause: ast.Clause) -> Sequence[int]:
         if clause.amount is None:
             message = "`patch` lacks a side in pixels"
             raise FaultError("FCS009", clause.name.span, message, "such as `patch 32`")

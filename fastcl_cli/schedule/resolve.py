@@ -90,9 +90,6 @@ class _Resolver:
         ramps = (spec.drop_online, spec.drop_target, spec.patch_online, spec.patch_target)
         # Where a drop ramp and a patch ramp share a phase, each keeps its own equal stairs.
         cuts = sorted({Fraction(i, len(ramp)) for ramp in ramps for i in range(len(ramp))})
-        if len(self.segments) + len(cuts) > MAX_SEGMENTS:
-            message = f"the plan has more than {MAX_SEGMENTS:,} segments"
-            raise FaultError("FCS002", spec.node.span, message, "use fewer stairs or phases")
         for cut, following in zip(cuts, [*cuts[1:], Fraction(1)], strict=True):
             drop_online, drop_target, patch_online, patch_target = (
                 ramp[int(cut * len(ramp))] for ramp in ramps
@@ -182,6 +179,13 @@ def resolve(
         where = f" ({config.method}'s default)" if size == config.batch and not batch else ""
         message = f"a batch of {size:,}{where} is larger than the {config.images:,} images"
         faults.add("FCS025", place, message, f"write `batch {config.images};` or less")
+    stairs = 0
+    for spec in phases.specs:
+        stairs += spec.stairs
+        if stairs > MAX_SEGMENTS:
+            message = f"the plan has more than {MAX_SEGMENTS:,} segments"
+            faults.add("FCS002", spec.node.span, message, "use fewer stairs or phases")
+            break
     if len(faults.found) > before:
         return None
     resolver = _Resolver(config, phases.unit, length)
@@ -190,8 +194,6 @@ def resolve(
             resolver.phase(index, spec)
         except FaultError as fault:
             faults.keep(fault.diagnostic)
-            if fault.diagnostic.code == "FCS002":
-                break
     if len(faults.found) > before:
         return None
     return Plan(
