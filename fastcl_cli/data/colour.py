@@ -11,6 +11,16 @@ With x a pixel, µ the mean pixel of the view before any change, and g the weigh
 Each is linear in (x, µ), and the mean of an affine image is the affine image of the mean; so any
 sequence of them is y = A·x + B·µ, composed in closed form without looking at a pixel, and contrast
 is about the mean that the view has at its turn, as in the recipes.
+
+Where this differs from torchvision (on photographs, of 255, held by tests):
+
+- Each operation alone, hue aside: less than 0.05, for torchvision's luma weights sum to 0.9999.
+- torchvision clips after each operation, a composed map once at the end: at the
+  ends of MoCo-v3's strengths pixels differ by 2.9 on average over the orders, by 11 at worst
+  (brightness up first, then contrast down).
+- torchvision turns the hue in HSV, which keeps the largest and the smallest channel, where a
+  rotation keeps their mean. The hue agrees to 0.005 turns, but pixels differ by 1.6 on average for
+  a shift of 0.02 turns, 3.8 for 0.05 and 6.5 for 0.1: nearly as much as the shift moves them.
 """
 
 from __future__ import annotations

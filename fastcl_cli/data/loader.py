@@ -8,6 +8,7 @@ order in place, and never waits for a thread that has ended.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -188,10 +189,13 @@ def _end(thread: Any) -> None:
     """End FFCV's thread, whatever it is doing, and wait for it: none may be left behind.
 
     It may be waiting for room in the queue, in its last step without looking at the signal to
-    end; so the queue is emptied until the thread is gone.
+    end; so the queue is emptied until the thread is gone. Where the interpreter itself is ending,
+    the thread has been stopped for good and will not answer.
     """
     thread.close()
     while not thread.ended.is_set():
+        if sys.is_finalizing():
+            return
         try:
             thread.output_queue.get(timeout=0.01)
         except Empty:

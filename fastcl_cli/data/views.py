@@ -13,7 +13,12 @@ normalise:
 - Blur and D leave constants alone and are linear, the colour is affine per pixel: they commute
   exactly, but for the clipping in between. Contrast is about the mean of the full view without
   blur, as in the recipes.
-- Clipping and solarize come after D instead of before it.
+- Clipping and solarize come after D instead of before it: for patches of 32 in place of 16 that
+  moves pixels by 0.2 of 255 on average (photographs, MoCo-v3's second view), and by 2 in the
+  views that are solarized.
+
+Against the recipe done with Pillow in 8 bits: 0.3 of 255 on average where colours are not
+jittered, 3.8 where they are, half of it from the hue (see `colour`).
 """
 
 from __future__ import annotations

@@ -1,0 +1,293 @@
+"""Decoding through FFCV: order, resume, counting, and what must not hang."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from data_photos import photos, write_beton
+from PIL import Image
+
+from fastcl_cli.data.beton import ALLOCATION, HEADER, Beton, open_beton
+from fastcl_cli.data.loader import DecodedLoader
+from fastcl_cli.data.order import epoch_order
+from fastcl_cli.errors import DataError, MissingLibraryError, RunFailedError, UsageError
+
+IMAGES = 50
+
+
+@pytest.fixture(scope="module")
+def beton(tmp_path_factory: pytest.TempPathFactory) -> Beton:
+    return open_beton(write_beton(tmp_path_factory.mktemp("loader") / "photos.beton", IMAGES))
+
+
+@pytest.fixture(scope="module")
+def loader(beton: Beton) -> DecodedLoader:
+    return DecodedLoader(beton, 64, 2)
+
+
+def served(loader: DecodedLoader, order: np.ndarray, batch: int) -> tuple[torch.Tensor, ...]:
+    with loader.stream(order, batch) as batches:
+        taken = [(item.images.clone(), item.indices) for item in batches]
+    images, indices = zip(*taken, strict=True)
+    return torch.cat(images), torch.cat(indices)
+
+
+def test_the_whole_list_in_order(loader: DecodedLoader) -> None:
+    loader.side = 64
+    order = epoch_order(IMAGES, 0, 0)
+    with loader.stream(order, 16) as batches:
+        sizes = [(len(item.images), len(item.indices)) for item in batches]
+    assert sizes == [(16, 16), (16, 16), (16, 16), (2, 2)]
+    images, indices = served(loader, order, 16)
+    assert images.shape == (IMAGES, 64, 64, 3) and images.dtype == torch.uint8
+    assert np.array_equal(indices.numpy(), order) and indices.dtype == torch.int64
+    straight, _ = served(loader, np.arange(IMAGES), 7)
+    assert torch.equal(images, straight[order])
+
+
+def test_pixels_are_the_images_squashed(loader: DecodedLoader, beton: Beton) -> None:
+    """Against Pillow's JPEG decoder and OpenCV's area resize.
+
+    The fast transform of FFCV's decoder costs 1 of 255 on average, decoding at a smaller scale 4.
+    """
+    data = beton.path.read_bytes()
+    table_at = int(np.frombuffer(data, HEADER, 1)[0]["alloc_table_ptr"])
+    table = np.frombuffer(data, ALLOCATION, IMAGES, table_at)
+    for side, most in ((400, 1.2), (100, 5.0), (24, 5.0)):
+        loader.side = side
+        images, _ = served(loader, np.arange(IMAGES), IMAGES)
+        errors = []
+        for row, image in zip(table, images.numpy(), strict=True):
+            jpeg = data[int(row["ptr"]) : int(row["ptr"]) + int(row["size"])]
+            decoded = np.asarray(Image.open(io.BytesIO(jpeg)))
+            expected = cv2.resize(decoded, (side, side), interpolation=cv2.INTER_AREA)
+            errors.append(np.abs(image.astype(float) - expected).mean())
+        assert np.mean(errors) < most, np.mean(errors)
+
+
+def test_resume_in_the_middle_is_the_rest(loader: DecodedLoader) -> None:
+    loader.side = 64
+    order = epoch_order(IMAGES, 3, 1)
+    whole, _ = served(loader, order, 8)
+    rest, indices = served(loader, order[24:], 8)
+    assert torch.equal(rest, whole[24:]) and np.array_equal(indices.numpy(), order[24:])
+
+
+def test_workers_and_batch_size_change_no_pixel(loader: DecodedLoader, beton: Beton) -> None:
+    loader.side = 48
+    order = epoch_order(IMAGES, 4, 0)
+    one, _ = served(DecodedLoader(beton, 48, 1), order, 5)
+    two, _ = served(loader, order, 32)
+    assert torch.equal(one, two)
+
+
+def test_each_image_is_decoded_once(loader: DecodedLoader) -> None:
+    loader.side = 32
+    before = loader.decoded
+    served(loader, np.arange(IMAGES), 16)
+    assert loader.decoded - before == IMAGES
+    served(loader, np.array([3, 3, 3]), 2)
+    assert loader.decoded - before == IMAGES + 3
+
+
+def test_side_changes_in_place(loader: DecodedLoader) -> None:
+    for side in (96, 16, 96):
+        loader.side = side
+        images, _ = served(loader, np.arange(4), 4)
+        assert images.shape == (4, side, side, 3) and loader.side == side
+
+
+def test_leaving_early_leaves_no_thread(loader: DecodedLoader) -> None:
+    loader.side = 64
+    before = threading.active_count()
+    for taken in (0, 1, 3):
+        with loader.stream(np.arange(IMAGES).repeat(4), 4) as batches:
+            for _ in range(taken):
+                next(batches)
+        assert threading.active_count() == before
+    with pytest.raises(KeyError), loader.stream(np.arange(IMAGES), 4) as batches:
+        next(batches)
+        raise KeyError
+    assert threading.active_count() == before
+    assert len(served(loader, np.arange(8), 4)[0]) == 8
+
+
+def test_after_the_end_comes_the_end(loader: DecodedLoader) -> None:
+    with loader.stream(np.arange(3), 2) as batches:
+        assert len(list(batches)) == 2
+        assert next(batches, None) is None and next(batches, None) is None
+    with loader.stream(np.arange(0), 2) as batches:
+        assert list(batches) == []
+
+
+@pytest.mark.parametrize("index", [-1, IMAGES, 2**40])
+def test_index_out_of_range(loader: DecodedLoader, index: int) -> None:
+    with (
+        pytest.raises(DataError, match=f"holds the images 0 to {IMAGES - 1}"),
+        loader.stream(np.array([0, index]), 2),
+    ):
+        pass
+
+
+def test_no_workers(beton: Beton) -> None:
+    with pytest.raises(UsageError, match="0 decoding threads"):
+        DecodedLoader(beton, 64, 0)
+
+
+def test_torch_keeps_its_threads(beton: Beton, loader: DecodedLoader) -> None:
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(3)
+        fresh = DecodedLoader(beton, 32, 1)
+        served(fresh, np.arange(8), 4)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_thread_that_dies_is_an_error_with_its_cause(loader: DecodedLoader, monkeypatch) -> None:
+    """FFCV itself would wait for ever here."""
+    from fastcl_cli.data import decoder
+
+    def broken(self, *args):
+        raise OSError("the disk went away")
+
+    monkeypatch.setattr(decoder.Iterator, "run_pipeline", broken)
+    with (
+        pytest.raises(RunFailedError, match="the disk went away") as caught,
+        loader.stream(np.arange(8), 4) as batches,
+    ):
+        next(batches)
+    assert isinstance(caught.value.__cause__, OSError) and caught.value.exit_code == 1
+
+
+def damage(source: Path, target: Path, index: int, how: str) -> Path:
+    data = bytearray(source.read_bytes())
+    table_at = int(np.frombuffer(data, HEADER, 1)[0]["alloc_table_ptr"])
+    row = np.frombuffer(bytes(data), ALLOCATION, IMAGES, table_at)[index]
+    at, size = int(row["ptr"]), int(row["size"])
+    if how == "zeroed":
+        data[at : at + size] = bytes(size)
+    elif how == "tail":
+        data[at + size // 2 : at + size] = bytes(size - size // 2)
+    elif how == "marker":
+        data[at + size // 2 : at + size // 2 + 2] = b"\xff\xd9"
+    elif how == "other size":
+        frame = data.index(b"\xff\xc0", at)
+        data[frame + 5 : frame + 9] = (40).to_bytes(2, "big") * 2
+    target.write_bytes(bytes(data))
+    return target
+
+
+@pytest.mark.parametrize(
+    "how, message",
+    [
+        ("zeroed", "has not the size"),
+        ("tail", "cannot be decoded"),
+        ("marker", "cannot be decoded"),
+        ("other size", "has not the size"),
+    ],
+)
+def test_a_damaged_record_is_named(beton: Beton, tmp_path, how: str, message: str) -> None:
+    """FFCV would repeat old pixels. Images before the damaged batch are served."""
+    path = damage(beton.path, tmp_path / "damaged.beton", 30, how)
+    damaged = DecodedLoader(open_beton(path), 64, 2)
+    before = threading.active_count()
+    with pytest.raises(DataError) as caught, damaged.stream(np.arange(IMAGES), 8) as batches:
+        for count, _ in enumerate(batches):
+            assert count < 3
+    assert f"{path}: image 30 is damaged" in caught.value.message
+    assert message in caught.value.message and "pack" in caught.value.help
+    assert threading.active_count() == before
+    assert len(served(damaged, np.arange(30), 8)[0]) == 30
+
+
+def test_betons_of_ffcvs_own_writer(tmp_path: Path) -> None:
+    """Label before image, a field that we do not know of, raw and JPEG records mixed.
+
+    The writer runs in a process of its own under a time limit: it hangs where a worker raises.
+    """
+    path = tmp_path / "theirs.beton"
+    script = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+import numpy as np
+from data_photos import photos
+from ffcv.fields import FloatField, IntField, RGBImageField
+from ffcv.writer import DatasetWriter
+class Data:
+    def __len__(self): return 8
+    def __getitem__(self, index):
+        np.random.seed(index)
+        return index, 0.5, np.asarray(photos()[index % 4])
+fields = {{"label": IntField(), "weight": FloatField(),
+          "image": RGBImageField(write_mode="proportion", max_resolution=200)}}
+DatasetWriter({str(path)!r}, fields, num_workers=1).from_indexed_dataset(Data())
+"""
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, capture_output=True)
+    beton = open_beton(path)
+    assert beton.images == 8 and beton.fields == ("label", "weight", "image")
+    assert beton.labels is not None and beton.labels.tolist() == list(range(8))
+    images, _ = served(DecodedLoader(beton, 100, 2), np.arange(8), 4)
+    errors = []
+    for index, photo in enumerate(photos() * 2):
+        shape = int(beton.widths[index]), int(beton.heights[index])
+        stored = cv2.resize(np.asarray(photo), shape, interpolation=cv2.INTER_AREA)
+        expected = cv2.resize(stored, (100, 100), interpolation=cv2.INTER_AREA)
+        errors.append(np.abs(images[index].numpy().astype(float) - expected).mean())
+    exact = [error == 0 for error in errors]
+    assert any(exact) and not all(exact) and max(errors) < 8, errors
+
+
+def test_nothing_is_printed_and_nothing_hangs_at_exit(beton: Beton) -> None:
+    """A process that leaves in the middle of a stream: clean, quiet, in time."""
+    script = f"""
+import numpy as np
+from fastcl_cli.data.beton import open_beton
+from fastcl_cli.data.loader import DecodedLoader
+loader = DecodedLoader(open_beton({str(beton.path)!r}), 32, 2)
+other = DecodedLoader(open_beton({str(beton.path)!r}), 32, 1)
+with other.stream(np.arange(10), 4) as batches: list(batches)
+del other
+context = loader.stream(np.arange(50).repeat(10), 4)
+next(context.__enter__())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], timeout=60, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    "module, line",
+    [("ffcv", "pip install 'fastcl[train]'"), ("distutils", "pip install setuptools")],
+)
+def test_a_missing_library_is_named(module: str, line: str) -> None:
+    script = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == {module!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.modules.pop({module!r}, None)
+sys.meta_path.insert(0, Missing())
+from fastcl_cli.data.ffcv_library import load_ffcv
+from fastcl_cli.errors import MissingLibraryError
+try:
+    load_ffcv()
+except MissingLibraryError as error:
+    print(error.message, "|", error.help)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], timeout=60, capture_output=True, text=True, check=True
+    )
+    assert module in done.stdout and line in done.stdout
+    assert MissingLibraryError.exit_code == 2
