@@ -107,6 +107,7 @@ def test_overrides_replace_statements() -> None:
     c = config("batch big; lr 1;", overrides=("batch=512", "lr = 5e-4 per 256", 'data="x.beton"'))
     assert (c.batch, c.lr, c.data) == (512, LearningRate(5e-4, 256), "x.beton")
     assert config("", overrides=("method=dino",)).batch == 1024
+    assert config("batch 512;", overrides=("batch=512",)).batch == 512
 
 
 @pytest.mark.parametrize(

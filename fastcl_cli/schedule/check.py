@@ -48,12 +48,12 @@ def check_settings(
     broken = {s.name for s in schedule.statements if isinstance(s, ast.Broken) and not s.is_phase}
     replaced = {setting.name.text for setting in overrides}
     nodes: dict[str, ast.Setting] = {}
-    for setting in [*overrides, *schedule.settings]:
+    # A statement that an override replaces is not read at all.
+    own = [setting for setting in schedule.settings if setting.name.text not in replaced]
+    for setting in [*overrides, *own]:
         name = setting.name.text
         if name not in SETTINGS:
             _unknown(setting.name, faults)
-        elif name in nodes and setting not in overrides and name in replaced:
-            continue
         elif name in nodes:
             line, _ = nodes[name].span.source.place(nodes[name].span.start)
             message = f"`{name}` stands twice; first in line {line}"

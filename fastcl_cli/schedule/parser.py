@@ -176,7 +176,7 @@ def _piece(
         if index == 0 and before and offset < start and "\n" not in gap:
             before[-1].remarks = replace(before[-1].remarks, trailing=comment.rstrip())
         else:
-            blank = 0 < mark and offset <= start and gap.count("\n") >= 2
+            blank = mark > 0 and offset <= start and gap.count("\n") >= 2
             above.append(ast.Comment(comment.rstrip(), blank))
         mark = offset + len(comment)
     blank = 0 < mark <= start and source.text[mark:start].count("\n") >= 2

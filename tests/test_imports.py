@@ -1,0 +1,132 @@
+"""The schedule half runs without torch, and heavy libraries are imported in one place each."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "fastcl_cli"
+HEAVY = ("torch", "timm", "ffcv", "numba", "cv2", "numpy", "safetensors", "sklearn")
+SCHEDULE_HALF = (
+    "__init__ __main__ errors events units plan cost config estimate devices vit_table cli"
+)
+TENSOR_HALF = ("compression", "model", "methods", "data")
+SCHEDULE_MODULES = ("schedule", "plan", "cost", "estimate")
+
+BLOCKED = f"""
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in {HEAVY!r}:
+            raise ImportError("blocked: " + name)
+
+sys.meta_path.insert(0, Blocker())
+sys.argv = ["fastcl", *sys.argv[1:]]
+from fastcl_cli.cli import main
+try:
+    main()
+finally:
+    assert not set({HEAVY!r}) & set(sys.modules)
+"""
+
+
+def imports(path: Path) -> list[tuple[str, bool]]:
+    """Absolute names that a file imports, and whether at its top level."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    package = ("fastcl_cli", *path.relative_to(PACKAGE).parts[:-1])
+    found = []
+    top = set(map(id, tree.body))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [(alias.name, id(node) in top) for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package[: len(package) - node.level + 1]) if node.level else ""
+            module = ".".join(part for part in (base, node.module or "") if part)
+            found += [(f"{module}.{alias.name}", id(node) in top) for alias in node.names]
+    return found
+
+
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def home(path: Path) -> str:
+    return path.relative_to(PACKAGE).as_posix()
+
+
+@pytest.mark.parametrize(
+    ("library", "allowed"),
+    [
+        ("rich", ("ui/",)),
+        ("typer", ("cli.py",)),
+        ("lark", ("schedule/parser.py",)),
+        ("ffcv", ("data/",)),
+    ],
+)
+def test_a_library_has_one_home(library: str, allowed: tuple[str, ...]) -> None:
+    users = {home(f) for f in FILES if any(n.split(".")[0] == library for n, _ in imports(f))}
+    assert users
+    assert {user for user in users if not user.startswith(allowed)} == set()
+
+
+def test_the_schedule_half_imports_nothing_heavy() -> None:
+    names = {f"{name}.py" for name in SCHEDULE_HALF.split(" ")}
+    files = [f for f in FILES if home(f) in names or home(f).startswith("schedule/")]
+    assert len(files) > 20
+    for file in files:
+        heavy = [n for n, top in imports(file) if n.split(".")[0] in HEAVY and top]
+        assert not heavy, home(file)
+
+
+def test_the_tensor_half_knows_no_schedules() -> None:
+    for file in FILES:
+        if home(file).split("/")[0] in TENSOR_HALF:
+            used = {n.split(".")[1] for n, _ in imports(file) if n.startswith("fastcl_cli.")}
+            assert not used & set(SCHEDULE_MODULES), home(file)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["validate", "dino_opt", "--json"],
+        ["validate", "moco_opt"],
+        ["estimate", "--budget", "100gpuh", "--json"],
+        ["--help"],
+        ["--version"],
+    ],
+)
+def test_commands_answer_without_torch(arguments: list[str], tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", BLOCKED, *arguments],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(PACKAGE.parent), "PATH": ""},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (result.returncode, result.stderr) == (0, "")
+    if "--json" in arguments:
+        assert json.loads(result.stdout)["schema_version"] == 1
+
+
+def test_validate_answers_in_half_a_second() -> None:
+    """The best of five, for this is about the work and not about the machine's other load."""
+
+    def best(command: list[str]) -> float:
+        times = []
+        for _ in range(5):
+            begin = time.perf_counter()
+            subprocess.run(command, check=True, capture_output=True, cwd=PACKAGE.parent)
+            times.append(time.perf_counter() - begin)
+        return min(times)
+
+    python = best([sys.executable, "-c", "pass"])
+    validate = best([sys.executable, "-m", "fastcl_cli", "validate", "dino_opt"])
+    print(f"validate {validate:.3f} s, {validate / python:.1f} x python -c pass")
+    assert validate < 0.5
