@@ -72,10 +72,12 @@ def vit(
     patch: int,
     position: Tensor,
     kept: Tensor | None,
+    paths: Tensor | None = None,
 ) -> Tensor:
     """[CLS] features of full-resolution views (B, 3, H, H) cut into ``patch``-pixel tokens.
 
-    ``position`` is (1 + L, D), the class token's entry first.
+    ``position`` is (1 + L, D), the class token's entry first; ``paths`` (depth, 2, B) are factors
+    of the residual branches.
     """
     kernel = resized_kernel(p["patch_embed.proj.weight"], patch)
     grid = view.shape[-1] // patch
@@ -91,9 +93,10 @@ def vit(
     x = torch.stack(rows)
     for i in range(depth):
         name = f"blocks.{i}"
-        x = x + attention(layer_norm(x, p, f"{name}.norm1"), p, f"{name}.attn", heads)
+        first, second = (1, 1) if paths is None else paths[i].reshape(2, -1, 1, 1)
+        x = x + first * attention(layer_norm(x, p, f"{name}.norm1"), p, f"{name}.attn", heads)
         hidden = gelu(linear(layer_norm(x, p, f"{name}.norm2"), p, f"{name}.mlp.fc1"))
-        x = x + linear(hidden, p, f"{name}.mlp.fc2")
+        x = x + second * linear(hidden, p, f"{name}.mlp.fc2")
     return layer_norm(x, p, "norm")[:, 0]
 
 
@@ -117,18 +120,18 @@ class AdamW:
     def __init__(self, betas: tuple[float, float], eps: float = 1e-8) -> None:
         self.b1, self.b2 = betas
         self.eps = eps
-        self.t = 0
+        self.t: dict[str, int] = {}
         self.m: dict[str, Tensor] = {}
         self.v: dict[str, Tensor] = {}
 
     def update(
         self, p: dict[str, Tensor], gradients: Params, lr: float, decay: Mapping[str, float]
     ) -> None:
-        self.t += 1
         for name, g in gradients.items():
+            self.t[name] = t = self.t.get(name, 0) + 1
             m = self.b1 * self.m.get(name, torch.zeros_like(g)) + (1 - self.b1) * g
             v = self.b2 * self.v.get(name, torch.zeros_like(g)) + (1 - self.b2) * g**2
             self.m[name], self.v[name] = m, v
-            m_hat, v_hat = m / (1 - self.b1**self.t), v / (1 - self.b2**self.t)
+            m_hat, v_hat = m / (1 - self.b1**t), v / (1 - self.b2**t)
             step = m_hat / (v_hat.sqrt() + self.eps)
             p[name] = (p[name] - lr * decay[name] * p[name] - lr * step).detach()

@@ -3,69 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
 
 import pytest
 import reference as ref
 import torch
+from contrastive import SETTINGS, Setting, View, batch, check_updates
 from tiny import BASE, DEPTH, HEADS, IMAGE, WIDTH, T, exact, moco, spec
 from torch import Tensor
 
-from fastcl_cli.compression.patches import reduction_matrix
-from fastcl_cli.compression.tokens import draw_kept_tokens
-from fastcl_cli.methods.base import Input
 from fastcl_cli.methods.build import build_backbone
 from fastcl_cli.methods.moco import contrast
 from fastcl_cli.model.position import sincos_embedding
-from fastcl_cli.train.device import Device
-from fastcl_cli.train.optim import build_optimizer, trained_parameters
 from fastcl_cli.train.schedules import Values
-from fastcl_cli.train.step import Trainer
 
-BETAS = (0.9, 0.999)
-# Rates of this size keep the update of a parameter whose gradient is exactly zero in theory (the last
-# norm's bias, which the batch norm after it removes) at the size of rounding over AdamW's epsilon.
-VALUES = [Values(0.0, 1e-3, 0.1, 0.9), Values(0.5, 7e-4, 0.1, 0.95)]
-MOMENTUM_BEFORE_FIRST = 0.99
+VALUES = [Values(0.0, 1e-4, 0.1, 0.9), Values(0.5, 7e-5, 0.1, 0.95)]
 
 
-@dataclass
-class Step:
-    """Full-resolution views of one batch, and the tokens each encoder keeps of them."""
-
-    views: list[Tensor]
-    patch: tuple[int, int]
-    kept: list[tuple[Tensor | None, Tensor | None]]
-
-    def inputs(self, encoder: int) -> list[Input]:
-        d = reduction_matrix(IMAGE, self.patch[encoder], BASE)
-        shrink = (lambda x: x) if d is None else (lambda x: d @ x @ d.T)
-        return [
-            Input(shrink(view), kept[encoder])
-            for view, kept in zip(self.views, self.kept, strict=True)
-        ]
-
-
-def steps(online_patch: int, target_patch: int, drop: bool) -> list[Step]:
-    g = torch.Generator().manual_seed(5)
-    grid = IMAGE // online_patch
-    kept = grid * grid // 2
-
-    def tokens() -> Tensor | None:
-        return draw_kept_tokens(6, grid * grid, kept, g) if drop else None
-
-    return [
-        Step(
-            [torch.randn(6, 3, IMAGE, IMAGE, dtype=torch.float64, generator=g) for _ in range(2)],
-            (online_patch, target_patch),
-            [(tokens(), None), (tokens(), None)],
-        )
-        for _ in range(2)
-    ]
-
-
-def reference_features(p: ref.Params, view: Tensor, patch: int, kept: Tensor | None) -> Tensor:
-    code = sincos_embedding(IMAGE // patch, IMAGE // BASE, WIDTH)
+def features(p: ref.Params, view: Tensor, patch: int, kept: Tensor | None) -> Tensor:
+    code = sincos_embedding(view.shape[-1] // patch, IMAGE // BASE, WIDTH)
     position = torch.cat([torch.zeros(1, WIDTH, dtype=torch.float64), code])
     return ref.vit(view, ref.below(p, "backbone.vit."), DEPTH, HEADS, patch, position, kept)
 
@@ -92,71 +48,27 @@ def info_nce(q: Tensor, k: Tensor) -> Tensor:
     return 2 * T * torch.stack(terms).mean()
 
 
-def reference_loss(online: ref.Params, target: ref.Params, step: Step) -> Tensor:
+def reference_loss(
+    online: ref.Params, target: ref.Params, views: Sequence[View], index: int
+) -> Tensor:
     queries, keys = [], []
-    for view, (kept, target_kept) in zip(step.views, step.kept, strict=True):
+    for view in views:
+        assert view.target is not None
         queries.append(
-            predictor(
-                online, projector(online, reference_features(online, view, step.patch[0], kept))
-            )
+            predictor(online, projector(online, features(online, view.pixels, *view.online)))
         )
-        keys.append(projector(target, reference_features(target, view, step.patch[1], target_kept)))
+        keys.append(projector(target, features(target, view.pixels, *view.target)))
     return info_nce(queries[0], keys[1]) + info_nce(queries[1], keys[0])
 
 
-def average(target: dict[str, Tensor], online: ref.Params, m: float) -> dict[str, Tensor]:
-    return {k: m * v + (1 - m) * online[k] for k, v in target.items()}
-
-
-@pytest.mark.parametrize(
-    ("online_patch", "target_patch", "drop"),
-    [(4, 4, False), (4, 4, True), (8, 8, True), (8, 4, False)],
-    ids=["full", "drop", "drop+patch", "patch on online"],
-)
-def test_two_updates_equal_the_reference(online_patch: int, target_patch: int, drop: bool) -> None:
-    method = exact(moco())
-    assert method.target is not None
-    online = {k: v.detach().clone() for k, v in method.online.named_parameters()}
-    target = {k: v.detach().clone() for k, v in method.target.named_parameters()}
-    trained = set(trained_parameters(method))
-    batches = steps(online_patch, target_patch, drop)
-    trainer = Trainer(
-        method,
-        build_optimizer(method, BETAS),
-        type("Fixed", (), {"at": lambda self, step: VALUES[step]})(),
-        lambda step, segment, decoded: (batches[step].inputs(0), batches[step].inputs(1)),  # type: ignore[arg-type]
-        Device(torch.device("cpu"), "float32", 2),
-        clip=None,
-    )
-    adam = ref.AdamW(BETAS)
-    # The published order: the momentum encoder moves first, then the keys are made.
-    momentum = [MOMENTUM_BEFORE_FIRST, *(v.momentum for v in VALUES)]
-    for index, batch in enumerate(batches):
-        target = average(target, online, momentum[index])
-        leaves = {k: v.clone().requires_grad_(k in trained) for k, v in online.items()}
-        loss = reference_loss(leaves, target, batch)
-        names = sorted(trained)
-        gradients = dict(
-            zip(names, torch.autograd.grad(loss, [leaves[n] for n in names]), strict=True)
-        )
-        result = trainer.step(index, None, None)  # type: ignore[arg-type]
-        assert result.loss == pytest.approx(loss.item(), abs=1e-9)
-        norm = math.sqrt(sum(float(g.square().sum()) for g in gradients.values()))
-        assert result.gradient_norm == pytest.approx(norm, abs=1e-9)
-        own = dict(method.online.named_parameters())
-        for name in names:
-            assert (own[name].grad - gradients[name]).abs().max() <= 1e-9, name
-        adam.update(online, gradients, VALUES[index].lr, dict.fromkeys(names, 0.1))
-        for name, value in online.items():
-            assert (own[name] - value).abs().max() <= 1e-9, name
-    # What is saved has already moved on to the next step's momentum encoder.
-    target = average(target, online, momentum[-1])
-    for name, parameter in method.target.named_parameters():
-        assert (parameter - target[name]).abs().max() <= 1e-9, name
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
+def test_two_updates_equal_the_reference(setting: Setting) -> None:
+    batches = [batch(setting, (IMAGE, IMAGE), 2, seed) for seed in (5, 6)]
+    check_updates(exact(moco()), batches, VALUES, reference_loss, momentum_before=0.99)
 
 
 def test_patch_projection_and_positions_stay_as_drawn() -> None:
-    method = exact(moco())
+    method = moco()
     frozen = {n for n, p in method.online.named_parameters() if not p.requires_grad}
     assert frozen == {
         "backbone.vit.pos_embed",

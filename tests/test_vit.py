@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from fastcl_cli.compression.patches import pi_resize, reduction_matrix
 from fastcl_cli.compression.tokens import draw_kept_tokens
 from fastcl_cli.model.paths import draw_paths
-from fastcl_cli.model.position import sincos_embedding
+from fastcl_cli.model.position import learned_embedding, sincos_embedding
 from fastcl_cli.model.vit import Encoder
 
 MODELS = {
@@ -57,7 +57,9 @@ def test_larger_patches_equal_a_model_with_the_resized_kernel(position: str) -> 
     x = F.conv2d(view, pi_resize(vit.patch_embed.proj.weight, 32), vit.patch_embed.proj.bias, 32)
     x = x.flatten(2).transpose(1, 2)
     if position == "learned":
-        embedding = timm.layers.resample_abs_pos_embed(vit.pos_embed, [3, 3], [6, 6])
+        table = vit.pos_embed[:, 1:].transpose(1, 2).reshape(1, 48, 6, 6)
+        table = F.interpolate(table, (3, 3), mode="bicubic", antialias=True)
+        embedding = torch.cat([vit.pos_embed[:, :1], table.flatten(2).transpose(1, 2)], dim=1)
     else:
         embedding = torch.cat([vit.pos_embed[:, :1], sincos_embedding(3, 6, 48)[None]], dim=1)
     x = torch.cat([vit.cls_token.expand(2, -1, -1), x], dim=1) + embedding
@@ -147,3 +149,10 @@ def test_path_draws_have_the_linear_rate_and_mean_one() -> None:
     rates = (paths == 0).double().mean(dim=(1, 2))
     assert torch.allclose(rates, torch.linspace(0, 0.4, 5).double(), atol=0.01)
     assert torch.allclose(paths.double().mean(dim=(1, 2)), torch.ones(5).double(), atol=0.02)
+
+
+@pytest.mark.parametrize(("grid", "base"), [(7, 14), (8, 14), (6, 14), (3, 4), (20, 14)])
+def test_learned_embeddings_are_resampled_like_timm(grid: int, base: int) -> None:
+    parameter = torch.randn(1, 1 + base**2, 24, generator=torch.Generator().manual_seed(0))
+    expected = timm.layers.resample_abs_pos_embed(parameter, [grid, grid], [base, base])
+    assert (learned_embedding(parameter, grid, base, 1) - expected).abs().max() <= 1e-5

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 
+from fastcl_cli.config import Method as MethodName
 from fastcl_cli.config import VitShape
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_backbone
@@ -15,9 +18,10 @@ IMAGE, BASE, WIDTH, DEPTH, HEADS, T = 16, 4, 16, 2, 2, 0.2
 OPTIONS = (("embed_dim", WIDTH), ("depth", DEPTH), ("num_heads", HEADS), ("patch_size", BASE))
 
 
-def spec(seed: int = 0) -> BackboneSpec:
+def spec(seed: int = 0, method: MethodName = "moco") -> BackboneSpec:
     shape = VitShape("vit_tiny_patch16_224", OPTIONS, BASE, WIDTH, DEPTH, HEADS, 4.0, 1)
-    return BackboneSpec("moco", shape, IMAGE, "sincos", seed)
+    position: Literal["sincos", "learned"] = "sincos" if method == "moco" else "learned"
+    return BackboneSpec(method, shape, IMAGE, position, seed)
 
 
 def moco(seed: int = 0) -> MoCo:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from functools import lru_cache
 
 import torch
-from timm.layers import resample_abs_pos_embed
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -36,12 +36,22 @@ def sincos_embedding(grid: int, base_grid: int, dim: int, temperature: float = 1
     return torch.cat([rows, columns], dim=2).reshape(grid * grid, dim)
 
 
+@lru_cache(maxsize=128)
+def resampling_matrix(grid: int, base_grid: int) -> Tensor:
+    """Bicubic, antialiased resampling of one axis, as a float64 matrix (grid, base_grid)."""
+    identity = torch.eye(base_grid, dtype=torch.float64)[None, None]
+    size = (grid, base_grid)
+    return F.interpolate(identity, size=size, mode="bicubic", antialias=True)[0, 0]
+
+
 def learned_embedding(parameter: Tensor, grid: int, base_grid: int, prefix: int) -> Tensor:
     """Learned embeddings (1, prefix + G², D) resampled to a grid: (1, prefix + g², D).
 
-    timm's bicubic, antialiased resampling, differentiable; prefix entries pass unchanged.
+    What timm's ``resample_abs_pos_embed`` computes, as two products with a matrix that is made
+    once, and in the parameter's own precision. Differentiable; prefix entries pass unchanged.
     """
-    resampled: Tensor = resample_abs_pos_embed(
-        parameter, [grid, grid], [base_grid, base_grid], num_prefix_tokens=prefix
-    )
-    return resampled
+    W = resampling_matrix(grid, base_grid).to(parameter)
+    width = parameter.shape[-1]
+    table = parameter[0, prefix:].reshape(base_grid, base_grid, width)
+    resampled = torch.einsum("ai,bj,ijd->abd", W, W, table).reshape(1, grid * grid, width)
+    return torch.cat([parameter[:, :prefix], resampled], dim=1)

@@ -1,0 +1,132 @@
+"""DINO against an independent float64 reference, through two optimizer steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+import reference as ref
+import torch
+import torch.nn.functional as F
+from contrastive import SETTINGS, Setting, View, batch, check_updates
+from tiny import BASE, DEPTH, HEADS, IMAGE, WIDTH, exact, spec
+from torch import Tensor
+
+from fastcl_cli.config import TeacherTemperature
+from fastcl_cli.methods.build import build_backbone
+from fastcl_cli.methods.dino import DINO
+from fastcl_cli.train.schedules import Values
+
+T, CENTER_MOMENTUM = 0.1, 0.9
+WARM = TeacherTemperature(0.04, 0.07, 3)
+TEMPERATURES = (0.04, 0.055)
+# The second step stands in the second epoch: another teacher temperature, prototypes set free.
+VALUES = [Values(0.5, 1e-4, 0.04, 0.99), Values(1.5, 7e-5, 0.1, 0.995)]
+GLOBALS, LOCAL = (IMAGE, IMAGE), 8
+
+
+def dino(norm_last_layer: bool = True) -> DINO:
+    torch.manual_seed(1)
+    backbone = build_backbone(spec(method="dino"))
+    method = DINO(backbone, (24, 8, 40), T, WARM, CENTER_MOMENTUM, 1.0, norm_last_layer)
+    exact(method)
+    with torch.no_grad():
+        method.center.normal_(std=0.1)
+    return method
+
+
+def features(
+    p: ref.Params,
+    view: Tensor,
+    patch: int,
+    kept: Tensor | None,
+    paths: Tensor | None = None,
+) -> Tensor:
+    """With learned embeddings, resampled to the view's grid as an image is."""
+    vit = ref.below(p, "backbone.vit.")
+    grid, base = view.shape[-1] // patch, IMAGE // BASE
+    position = vit["pos_embed"][0]
+    if grid != base:
+        table = position[1:].T.reshape(1, WIDTH, base, base)
+        table = F.interpolate(table, (grid, grid), mode="bicubic", antialias=True)
+        position = torch.cat([position[:1], table.reshape(WIDTH, -1).T])
+    return ref.vit(view, vit, DEPTH, HEADS, patch, position, kept, paths)
+
+
+def logits(p: ref.Params, x: Tensor) -> Tensor:
+    x = ref.gelu(ref.linear(x, p, "head.mlp.0"))
+    x = ref.gelu(ref.linear(x, p, "head.mlp.2"))
+    x = ref.linear(x, p, "head.mlp.4")
+    x = x / x.norm(dim=1, keepdim=True)
+    v = p["head.direction"]
+    return x @ (p["head.length"] * v / v.norm(dim=1, keepdim=True)).T
+
+
+class Reference:
+    """Algorithm 1 of the paper with multi-crop, pair by pair; keeps its own centre."""
+
+    def __init__(self, center: Tensor) -> None:
+        self.center = center.clone()
+
+    def loss(
+        self, online: ref.Params, target: ref.Params, views: Sequence[View], index: int
+    ) -> Tensor:
+        student = [
+            (logits(online, features(online, v.pixels, *v.online, v.paths)) / T).log_softmax(1)
+            for v in views
+        ]
+        raw = [
+            logits(target, features(target, v.pixels, *v.target))
+            for v in views
+            if v.target is not None
+        ]
+        teacher = [((r - self.center) / TEMPERATURES[index]).softmax(1) for r in raw]
+        terms = [
+            -(t * s).sum(1).mean()
+            for i, t in enumerate(teacher)
+            for j, s in enumerate(student)
+            if i != j
+        ]
+        mean = torch.cat(raw).mean(0)
+        self.center = CENTER_MOMENTUM * self.center + (1 - CENTER_MOMENTUM) * mean
+        return sum(terms) / len(terms)  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("setting", SETTINGS.values(), ids=SETTINGS.keys())
+@pytest.mark.parametrize("locals_", [0, 3])
+def test_two_updates_equal_the_reference(setting: Setting, locals_: int) -> None:
+    check(dino(), setting, locals_)
+
+
+def test_learned_lengths_and_stochastic_depth_equal_the_reference() -> None:
+    check(dino(norm_last_layer=False), Setting(4, 4, True, drop_path=0.5), 2)
+
+
+def check(method: DINO, setting: Setting, locals_: int) -> None:
+    reference = Reference(method.center)
+    sides = (*GLOBALS, *[LOCAL] * locals_)
+    batches = [batch(setting, sides, 2, seed) for seed in (5, 6)]
+    check_updates(
+        method,
+        batches,
+        VALUES,
+        reference.loss,
+        momentum_before=None,
+        clip=0.05,
+        skipped=lambda index, name: index == 0 and name in ("head.direction", "head.length"),
+    )
+    assert (method.center - reference.center).abs().max() <= 1e-9
+
+
+def test_loss_changes_no_state() -> None:
+    method = dino()
+    before = {k: v.clone() for k, v in method.state_dict().items()}
+    views = batch(SETTINGS["full"], GLOBALS, 2, 0)
+    seen = [v.input("online") for v in views]
+    method.loss(seen, seen, 0.0)  # type: ignore[arg-type]
+    assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items())
+
+
+def test_teacher_temperature_by_epoch() -> None:
+    assert [WARM.at(e) for e in range(5)] == pytest.approx([0.04, 0.055, 0.07, 0.07, 0.07])
+    assert TeacherTemperature(0.04, 0.04, 0).at(0) == 0.04
