@@ -12,7 +12,7 @@ from fastcl_cli.devices import Device
 from fastcl_cli.errors import BudgetError, UsageError
 from fastcl_cli.schedule import ast
 from fastcl_cli.schedule.format import format_schedule
-from fastcl_cli.schedule.load import Loaded, compile_text
+from fastcl_cli.schedule.load import Loaded, ScheduleError, compile_text
 from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.units import Budget, plain_number, round_half_up
 
@@ -125,10 +125,15 @@ def fit(loaded: Loaded, budget: Budget, device: Device) -> str:
     size = int(total * Fraction(current.epochs_in_budget / current.epochs))
     while size >= 1:
         tree = _scaled(loaded, Fraction(size) / total)
-        text = None if tree is None else format_schedule(tree)
-        if text is None:
+        if tree is None:
             break
-        if estimate(compile_text(text, loaded.name), budget, device, named=True).fits:
+        text = format_schedule(tree)
+        try:
+            shorter = compile_text(text, loaded.name)
+        except ScheduleError:
+            # A phase or a stair without a step: it will not get better with fewer epochs.
+            break
+        if estimate(shorter, budget, device, named=True).fits:
             head = f"# {loaded.name}, shortened to {float(size / total):.1%} to fit {budget.text}"
             device_words = f"{device.name} at {device.utilisation:.0%} of {device.peak:g} TFLOP/s"
             return f"{head} ({device_words}, analytic)\n\n{text}"

@@ -93,6 +93,9 @@ def test_a_written_schedule_fits_and_uses_the_budget(text: str, budget: str) -> 
 def test_what_cannot_be_shortened_is_said() -> None:
     with pytest.raises(BudgetError, match="cannot be shortened"):
         fit(load("dino_opt"), parse_budget("1gpumin"), A100)
+    ramp = "images 8192; warmup 0%; epochs 0-10: drop 0.9 -> 0 in 20; epochs 10-20: full;"
+    with pytest.raises(BudgetError, match="cannot be shortened"):
+        fit(compile_text(ramp), parse_budget("0.01gpumin"), A100)
 
 
 @pytest.mark.parametrize(
