@@ -69,7 +69,7 @@ class DecodedLoader:
 
         from fastcl_cli.data.decoder import SquashDecoder
 
-        threads: int = numba.core.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+        threads: int = numba.core.config.NUMBA_NUM_THREADS
         limit = min(threads, len(os.sched_getaffinity(0)))
         if workers < 1:
             raise UsageError(f"{workers} decoding threads: at least 1 is needed")

@@ -18,7 +18,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from io import BytesIO
 from multiprocessing import get_context, parent_process
@@ -291,7 +291,8 @@ def _encode_all(folder: Folder, max_side: int, quality: int, workers: int) -> It
     waiting: deque[tuple[Sequence[Path], Future[Any]]] = deque()
     try:
         for group in groups:
-            waiting.append((group, pool.submit(_encode_group, group, max_side, quality)))
+            with _interrupts_held():
+                waiting.append((group, pool.submit(_encode_group, group, max_side, quality)))
             if len(waiting) >= 4 * workers:
                 yield from _result(*waiting.popleft())
         while waiting:
@@ -300,9 +301,18 @@ def _encode_all(folder: Folder, max_side: int, quality: int, workers: int) -> It
         pool.shutdown(wait=True, cancel_futures=True)
 
 
+@contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Hold back Ctrl-C for a moment: a process started meanwhile never sees it, this one does."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker() -> None:
-    """Leave Ctrl-C to the parent, and end with it, however it ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """End with the parent, however it ends."""
     parent = parent_process()
     assert parent is not None
 
