@@ -300,6 +300,11 @@ def _run(arguments: list[str], debug: bool) -> int:
         return result if isinstance(result, int) else 0
     except BrokenPipeError:
         raise
+    except SystemExit as stop:
+        # Typer ends the program itself where the reader of the output has gone.
+        if isinstance(stop.__context__, BrokenPipeError):
+            raise stop.__context__ from None
+        raise
     except FastclError as error:
         if debug:
             raise

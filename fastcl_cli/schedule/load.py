@@ -20,8 +20,9 @@ from fastcl_cli.schedule.diagnostics import (
     render,
 )
 from fastcl_cli.schedule.library import find
-from fastcl_cli.schedule.parser import decode, parse
+from fastcl_cli.schedule.parser import parse
 from fastcl_cli.schedule.phases import check_phases
+from fastcl_cli.schedule.pieces import decode
 from fastcl_cli.schedule.resolve import resolve
 from fastcl_cli.schedule.settings import SETTINGS
 from fastcl_cli.schedule.source import Source

@@ -19,8 +19,9 @@ from fastcl_cli.plan import (
     begin,
     steps_until,
 )
+from fastcl_cli.schedule.clauses import PhaseSpec
 from fastcl_cli.schedule.diagnostics import Collector, FaultError
-from fastcl_cli.schedule.phases import Phases, PhaseSpec
+from fastcl_cli.schedule.phases import Phases
 from fastcl_cli.schedule.source import Span
 from fastcl_cli.schedule.words import MAX_SEGMENTS
 from fastcl_cli.units import ceil, round_half_up, short_number

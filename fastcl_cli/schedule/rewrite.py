@@ -11,7 +11,8 @@ from fastcl_cli.errors import ConfigError
 from fastcl_cli.schedule.diagnostics import Collector, TooManyFaultsError
 from fastcl_cli.schedule.format import format_schedule
 from fastcl_cli.schedule.load import ScheduleError, read_source
-from fastcl_cli.schedule.parser import decode, parse
+from fastcl_cli.schedule.parser import parse
+from fastcl_cli.schedule.pieces import decode
 
 
 def formatted(name: str, data: bytes) -> str:

@@ -10,6 +10,9 @@ SIDES: Final = ("online", "target", "both")
 
 MAX_BYTES = 1_000_000
 MAX_PHASES = 10_000
+MAX_SETTINGS = 150
+"""Many more than there are: what comes after so many can only be wrong."""
+MAX_STATEMENTS = MAX_PHASES + MAX_SETTINGS
 MAX_COMMENTS = 50_000
 MAX_CLAUSES = 5
 """Of a phase: drop and patch for two encoders each, and batch."""
