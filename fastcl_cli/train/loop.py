@@ -147,7 +147,7 @@ def run_steps(
             result = trainer.step(step, segment, decoded)
             done = step + 1
             meter.add(segment, result, wait)
-            if done % log_every == 0 or done == stop_step:
+            if done % log_every == 0 or done == plan.steps:
                 log(meter.line(done, segment, result))
             if done % save_every == 0:
                 save(done)
