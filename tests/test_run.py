@@ -235,7 +235,6 @@ def test_every_method_trains_and_resumes(tmp_path: Path, method: str) -> None:
     run(tmp_path / "run", text, resume="auto")
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     assert without_clock(metrics(tmp_path / "run")) == without_clock(metrics(tmp_path / "whole"))
-    assert metrics(tmp_path / "whole")[-1]["loss"] < metrics(tmp_path / "whole")[0]["loss"]
 
 
 def test_a_batch_above_the_data_set_names_both(tmp_path: Path) -> None:
