@@ -109,6 +109,7 @@ def make_view(
     linear = (A / (255 * scale)).float().to(device)
     of_mean = (B / (255 * scale)).float().to(device)
     offset = (-centre / scale).float().to(device)
+    low, high = (((b - centre) / scale).float().to(device)[:, :, None] for b in (0.0, 1.0))
     box = snap(draw.boxes, images.shape[1])
     matrix = None if reduction is None else reduction.to(device, torch.float32)
     result = side if matrix is None else len(matrix)
@@ -122,7 +123,7 @@ def make_view(
                 linear[part], of_mean[part], offset,
             )  # fmt: skip
             render(chunk, out[part])
-        _clip_and_solarize(out, draw.solarize, centre, scale)
+            _clip_and_solarize(out[part], chunk.draw.solarize, low, high)
     return out
 
 
@@ -201,13 +202,14 @@ def _crop(chunk: _Chunk, out: Tensor) -> None:
         view = F.interpolate(crop, (side, side), mode=chunk.resize, antialias=True)[0]
         target.copy_(view.flip(2) if flip else view)
     X = resized.flatten(2).float()
-    full = torch.baddbmm(chunk.bias(X.mean(dim=2)), chunk.linear, X).view(count, 3, side, side)
+    full = out if chunk.reduction is None else torch.empty(count, 3, side, side)
+    flat = full.view(count, 3, side * side)
+    torch.bmm(chunk.linear, X, out=flat)
+    flat += chunk.bias(X.mean(dim=2))
     blurred = chunk.draw.blur.nonzero()[:, 0]
     sigma = chunk.draw.blur[blurred]
     if chunk.reduction is None:
-        out.copy_(full)
-        if len(blurred):
-            out[blurred] = _blur(full[blurred], sigma)
+        _blur(full, blurred, sigma)
         return
     D = chunk.reduction
     torch.matmul(D, full @ D.T, out=out)
@@ -216,31 +218,30 @@ def _crop(chunk: _Chunk, out: Tensor) -> None:
         out[blurred] = DG @ (full[blurred] @ DG.mT)
 
 
-def _blur(views: Tensor, sigma: Tensor) -> Tensor:
-    """Gaussian blur of (n, 3, V, V) on the CPU, one standard deviation per image.
+def _blur(views: Tensor, rows: Tensor, sigma: Tensor) -> None:
+    """Gaussian blur, in place, of some rows of (n, 3, V, V), one standard deviation for each.
 
-    The same weights as `blur_matrices`, applied by OpenCV (which FFCV needs anyway): about four
-    times faster than torch's grouped convolution or a dense product.
+    The same weights as `blur_matrices`, applied on the CPU by OpenCV (which FFCV needs anyway):
+    about four times faster than torch's grouped convolution or a dense product.
     """
+    if not len(rows):
+        return
     import cv2
 
-    blurred = torch.empty_like(views)
-    for view, kernel, target in zip(
-        views.numpy(), blur_weights(sigma).numpy(), blurred.numpy(), strict=True
-    ):
-        for plane, out in zip(view, target, strict=True):
-            cv2.sepFilter2D(plane, -1, kernel, kernel, dst=out, borderType=cv2.BORDER_REFLECT_101)
-    return blurred
+    planes, kernels = views.numpy(), blur_weights(sigma).numpy()
+    border = cv2.BORDER_REFLECT_101
+    for row, kernel in zip(rows.tolist(), kernels, strict=True):
+        for plane in planes[row]:
+            plane[:] = cv2.sepFilter2D(plane, -1, kernel, kernel, borderType=border)
 
 
-def _clip_and_solarize(out: Tensor, solarize: Tensor, mean: Tensor, std: Tensor) -> None:
+def _clip_and_solarize(out: Tensor, solarize: Tensor, low: Tensor, high: Tensor) -> None:
     """Clip to [0, 1] and invert what is brighter than 1/2, where asked for: min(x, 1 - x).
 
-    In normalised colours, so that normalising takes no pass of its own. In 8 bits the recipes
+    In normalised colours, where 0 and 1 are ``low`` and ``high``, (3, 1, 1), so that normalising
+    takes no pass of its own. In 8 bits the recipes
     invert from 128 up, which is everything brighter than 127.5 / 255.
     """
-    low, high = ((bound - mean) / std for bound in (0.0, 1.0))
-    low, high = (bound.float().to(out.device)[:, :, None] for bound in (low, high))
     torch.minimum(torch.maximum(out, low, out=out), high, out=out)
     rows = solarize.nonzero()[:, 0].to(out.device)
     if len(rows):
