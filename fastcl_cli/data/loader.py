@@ -169,7 +169,7 @@ class DecodedLoader:
                     raise RunFailedError(
                         f"{self.beton.path}: a decoding thread ended: "
                         f"{type(cause).__name__}: {cause}",
-                        "check the file with `fastcl doctor`, or pack it again",
+                        "start again; if that repeats, pack the data again",
                     ) from cause
         assert item is not None, "FFCV ended its list of batches early"
         (result,) = item[1]

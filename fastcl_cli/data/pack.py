@@ -32,6 +32,7 @@ from fastcl_cli.data.builtin import BUILTIN, digits
 from fastcl_cli.data.images import BadImageError, Folder, list_folder, load_rgb
 from fastcl_cli.data.writer import BetonWriter, page_size
 from fastcl_cli.errors import DataError, UsageError
+from fastcl_cli.files import sync
 
 MAX_SIDE = 384
 QUALITY = 90
@@ -228,11 +229,12 @@ def _write(
             "skipped": [asdict(item) for item in skipped],
             "digests": digests,
         }
-        _write_text(side_part, json.dumps(sidecar, indent=1))
+        side_part.write_text(json.dumps(sidecar, indent=1), encoding="utf-8")
+        sync(side_part)
         size = part.stat().st_size
         side_part.replace(sidecar_path(out))
         part.replace(out)
-        _sync_folder(out.parent)
+        sync(out.parent)
     except OSError as error:
         raise DataError(f"{out}: cannot be written: {error.strerror or error}") from error
     finally:
@@ -242,22 +244,6 @@ def _write(
             with suppress(OSError):
                 path.unlink()
     return PackReport(out, checked.images, classes, size, tuple(skipped))
-
-
-def _write_text(path: Path, text: str) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make the renames last: they are entries of the folder."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _encode(image: Image.Image, quality: int) -> _Encoded:

@@ -44,9 +44,8 @@ def run(
     for skipped in report.skipped[:SHOWN]:
         stderr().print(f"skipped {skipped.path}: {skipped.reason}", soft_wrap=True)
     if len(report.skipped) > SHOWN:
-        stderr().print(
-            f"... and {len(report.skipped) - SHOWN} more (all are in the JSON beside it)"
-        )
+        more = f"... and {len(report.skipped) - SHOWN} more (all are in the JSON beside it)"
+        stderr().print(more)
     classes = f"{len(report.classes)} classes" if report.classes else "no labels"
     left_out = f", {len(report.skipped):,} skipped" if report.skipped else ""
     stdout().print(
