@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from enum import Enum
 from pathlib import Path
@@ -279,6 +280,8 @@ def main() -> None:
     """Run the command line: an error is one line, its remedy another, its kind the exit status."""
     arguments = sys.argv[1:]
     debug = "--debug" in arguments
+    # As an exception, so that what is half written is removed on the way out.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -19,6 +19,20 @@ SCHEDULE_HALF = (
 TENSOR_HALF = ("compression", "model", "methods", "data")
 SCHEDULE_MODULES = ("schedule", "plan", "cost", "estimate")
 
+LINES = (
+    "errors rng files extras",
+    "config units",
+    "vit_table devices plan cost schedule estimate events",
+    "compression",
+    "model",
+    "data methods",
+    "train checkpoint",
+    "evaluate",
+    "ui",
+    "cli",
+    "__main__",
+)
+
 BLOCKED = f"""
 import sys
 
@@ -82,6 +96,26 @@ def test_the_schedule_half_imports_nothing_heavy() -> None:
     for file in files:
         heavy = [n for n, top in imports(file) if n.split(".")[0] in HEAVY and top]
         assert not heavy, home(file)
+
+
+def line_of(name: str) -> int:
+    """Which of `LINES` a module stands on."""
+    parts = name.split(".")
+    for index, line in enumerate(LINES):
+        if set(line.split(" ")) & {parts[0], ".".join(parts[:2])}:
+            return index
+    raise AssertionError(f"{name} stands on no line: give it one")
+
+
+def test_lower_lines_import_from_higher_ones_only() -> None:
+    for file in FILES:
+        own = home(file).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+        if own == "__init__":
+            continue
+        for name, _ in imports(file):
+            module = name.removeprefix("fastcl_cli.")
+            if name.startswith("fastcl_cli.") and module != "__version__":
+                assert line_of(module) <= line_of(own), f"{own} imports {module}"
 
 
 def test_the_tensor_half_knows_no_schedules() -> None:

@@ -30,11 +30,11 @@ def bilinear_matrix(small: int, large: int) -> Tensor:
     is no antialiasing, as FlexiViT has it. Shape (large, small); its rows sum to 1.
     """
     assert 1 <= small <= large
-    centre = (torch.arange(large, dtype=torch.float64) + 0.5) * small / large - 0.5
+    centre = (torch.arange(large, dtype=torch.float64, device="cpu") + 0.5) * small / large - 0.5
     left = centre.floor()
     share = centre - left
-    rows = torch.arange(large)
-    matrix = torch.zeros(large, small, dtype=torch.float64)
+    rows = torch.arange(large, device="cpu")
+    matrix = torch.zeros(large, small, dtype=torch.float64, device="cpu")
     for index, weight in ((left, 1 - share), (left + 1, share)):
         matrix.index_put_((rows, index.long().clamp(0, small - 1)), weight, accumulate=True)
     return matrix
@@ -56,7 +56,7 @@ def reduction_matrix(side: int, patch: int, base: int) -> Tensor | None:
     if patch == base:
         return None
     block = torch.linalg.pinv(bilinear_matrix(base, patch))
-    return torch.kron(torch.eye(side // patch, dtype=block.dtype), block)
+    return torch.kron(torch.eye(side // patch, dtype=block.dtype, device="cpu"), block)
 
 
 def pi_resize(kernel: Tensor, patch: int) -> Tensor:

@@ -27,8 +27,8 @@ def sincos_embedding(grid: int, base_grid: int, dim: int, temperature: float = 1
     """
     assert dim % 4 == 0
     quarter = dim // 4
-    omega = temperature ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-    centre = (torch.arange(grid, dtype=torch.float64) + 0.5) * base_grid / grid - 0.5
+    omega = temperature ** (-torch.arange(quarter, dtype=torch.float64, device="cpu") / quarter)
+    centre = (torch.arange(grid, dtype=torch.float64, device="cpu") + 0.5) * base_grid / grid - 0.5
     angle = torch.outer(centre, omega)
     code = torch.cat([angle.sin(), angle.cos()], dim=1)
     rows = code[:, None, :].expand(grid, grid, -1)
@@ -39,7 +39,7 @@ def sincos_embedding(grid: int, base_grid: int, dim: int, temperature: float = 1
 @lru_cache(maxsize=128)
 def resampling_matrix(grid: int, base_grid: int) -> Tensor:
     """Bicubic, antialiased resampling of one axis, as a float64 matrix (grid, base_grid)."""
-    identity = torch.eye(base_grid, dtype=torch.float64)[None, None]
+    identity = torch.eye(base_grid, dtype=torch.float64, device="cpu")[None, None]
     size = (grid, base_grid)
     return F.interpolate(identity, size=size, mode="bicubic", antialias=True)[0, 0]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from fastcl_cli.events import (
     CheckpointSaved,
     Event,
@@ -13,11 +15,14 @@ from fastcl_cli.events import (
 )
 from fastcl_cli.ui.run_words import Forecast, closing, compression, duration, opening
 
+SECONDS_BETWEEN_LINES = 5.0
+
 
 class Plain:
-    """Prints one line for each log interval and each thing worth saying."""
+    """Prints what is worth saying, and the current figures every few seconds."""
 
     def __init__(self) -> None:
+        self._printed_at = float("-inf")
         self._forecast: Forecast | None = None
         self._stop_step = 0
         self._compression = ""
@@ -50,6 +55,10 @@ class Plain:
         assert self._forecast is not None
         m = event.metrics
         lines = []
+        due = time.monotonic() - self._printed_at >= SECONDS_BETWEEN_LINES
+        if not due and m["step"] != self._stop_step:
+            return []
+        self._printed_at = time.monotonic()
         now = f"online {compression(m['online'])}, target {compression(m['target'])}"
         if now != self._compression:
             self._compression = now

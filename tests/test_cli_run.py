@@ -1,0 +1,213 @@
+"""Bad input to run, pack and probe: one error line, its remedy, the documented exit code."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fastcl_cli.cli import main
+from fastcl_cli.data.pack import pack
+
+SCHEDULE = """
+method moco; data "train.beton"; image 32; batch 64; head 32 16; precision float32;
+model vit_tiny_patch16_224 (embed_dim=16, depth=1, num_heads=2, patch_size=8);
+epochs 0-1: drop 0.5;
+"""
+
+
+class Cli:
+    """Runs commands in this process and in a folder of its own."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+        self.capsys = capsys
+        self.monkeypatch = monkeypatch
+
+    def __call__(self, *arguments: str) -> tuple[int, str, str]:
+        self.monkeypatch.setattr(sys, "argv", ["fastcl", *arguments])
+        with pytest.raises(SystemExit) as caught:
+            main()
+        captured = self.capsys.readouterr()
+        return int(caught.value.code or 0), captured.out, captured.err
+
+    def error(self, *arguments: str) -> tuple[int, str, str]:
+        """Exit code, and the two lines of an error: what is wrong, and the remedy."""
+        code, _, stderr = self(*arguments)
+        lines = [line for line in stderr.splitlines() if not line.startswith("packing")]
+        assert len(lines) == 2, stderr
+        assert lines[0].startswith("error: ") and lines[1].startswith("help: "), stderr
+        return code, lines[0], lines[1]
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "test.fcs").write_text(SCHEDULE)
+    return Cli(capsys, monkeypatch)
+
+
+@pytest.fixture(scope="session")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("betons") / "train.beton"
+    pack("digits", path, split="val")
+    return path
+
+
+@pytest.fixture
+def beton(digits: Path, tmp_path: Path) -> Path:
+    shutil.copy(f"{digits}.json", tmp_path / "train.beton.json")
+    return Path(shutil.copy(digits, tmp_path / "train.beton"))
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def unfinished(path: Path) -> None:
+    """As FFCV's writer leaves it when it is killed: the header points to no allocation table."""
+    data = bytearray(path.read_bytes())
+    data[-8:] = b""
+    data[16:24] = bytes(8)
+    path.write_bytes(data)
+
+
+def foreign(path: Path) -> None:
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" * 100)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (Path.unlink, "train.beton: no such file"),
+        (cut, "train.beton"),
+        (unfinished, "train.beton"),
+        (foreign, "train.beton"),
+        (lambda p: p.write_bytes(b""), "train.beton"),
+    ],
+)
+def test_run_refuses_a_damaged_beton(
+    cli: Cli, beton: Path, damage: Callable[[Path], object], message: str
+) -> None:
+    damage(beton)
+    code, error, _ = cli.error("run", "test.fcs", "--out", "out")
+    assert code == 2 and message in error
+    assert not Path("out").exists()
+
+
+def test_run_names_a_damaged_record_and_keeps_what_it_has(cli: Cli, beton: Path) -> None:
+    from ffcv.reader import Reader
+
+    from fastcl_cli.data.beton import open_beton
+
+    assert open_beton(beton).images == 797
+    reader = Reader(str(beton))
+    data = bytearray(beton.read_bytes())
+    start = int(reader.metadata["f0"]["data_ptr"][5])
+    data[start + 40 : start + 300] = bytes(260)
+    beton.write_bytes(data)
+    code, error, _ = cli.error("run", "test.fcs", "--out", "out")
+    assert code == 2
+    assert "image 5 is damaged" in error
+
+
+def test_batch_above_the_data_set(cli: Cli, beton: Path) -> None:
+    code, _, stderr = cli("run", "test.fcs", "--out", "out", "--set", "batch=798")
+    assert code == 2
+    assert "798" in stderr and "797" in stderr and "Traceback" not in stderr
+
+
+def test_unwritable_out(cli: Cli, beton: Path) -> None:
+    Path("file").write_text("")
+    code, error, help = cli.error("run", "test.fcs", "--out", "file/run")
+    assert code == 2 and "cannot write to file/run" in error and "--out" in help
+
+
+def test_full_out_names_both_ways(cli: Cli, beton: Path) -> None:
+    Path("out").mkdir()
+    Path("out/thesis.tex").write_text("years of work")
+    code, error, help = cli.error("run", "test.fcs", "--out", "out")
+    assert code == 2 and "not empty" in error
+    assert "--resume auto" in help and "--overwrite" in help
+
+
+def test_no_data(cli: Cli) -> None:
+    text = SCHEDULE.replace('data "train.beton";', "")
+    Path("test.fcs").write_text(text)
+    code, error, help = cli.error("run", "test.fcs", "--out", "out")
+    assert code == 2 and "names no data" in error and "--data" in help
+
+
+def test_dry_run_shows_the_plan_and_writes_nothing(cli: Cli, beton: Path) -> None:
+    before = sorted(p.name for p in Path().iterdir())
+    code, stdout, stderr = cli("run", "test.fcs", "--out", "out", "--dry-run")
+    assert (code, stderr) == (0, "")
+    assert "797 images (of the data)" in stdout and "12 steps" in stdout
+    assert sorted(p.name for p in Path().iterdir()) == before
+
+
+def test_an_invalid_schedule_exits_2_with_its_place(cli: Cli) -> None:
+    Path("test.fcs").write_text("epochs 0-10: dorp 0.5;")
+    code, _, stderr = cli("run", "test.fcs")
+    assert code == 2
+    assert "test.fcs:1:14" in stderr and "drop" in stderr
+
+
+def test_run_probe_and_timm_agree_on_the_command_line(cli: Cli, beton: Path) -> None:
+    code, stdout, _ = cli("run", "test.fcs", "--out", "out", "--ui", "plain")
+    assert code == 0
+    line = next(s for s in stdout.splitlines() if s.startswith("load it:"))
+    import timm
+
+    network = eval(line.removeprefix("load it:").strip(), {"timm": timm})
+    assert sum(p.numel() for p in network.parameters()) > 0
+    both = ["--train", "train.beton", "--val", "train.beton", "--k", "1"]
+    code, stdout, stderr = cli("probe", "out/backbone.safetensors", *both, "--json")
+    assert (code, stderr) == (0, "")
+    answer = json.loads(stdout)
+    assert answer["schema_version"] == 1
+    assert (answer["n_train"], answer["n_val"]) == (797, 797)
+    # Every image's nearest neighbour in its own set is itself.
+    assert answer["results"][0]["top1"] == 1.0
+    assert answer["results"][0]["protocol"]["k"] == 1
+
+
+def test_probe_refuses_a_cut_checkpoint(cli: Cli, beton: Path) -> None:
+    Path("cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
+    code, error, _ = cli.error("probe", "cut.safetensors", "--data", "digits")
+    assert code == 2 and "cut.safetensors is not a complete safetensors file" in error
+
+
+def test_probe_without_data_says_what_to_give(cli: Cli) -> None:
+    code, error, help = cli.error("probe", "x.safetensors")
+    assert code == 2 and "labelled data" in error and "--train" in help
+
+
+def test_pack_skips_what_cannot_be_read_and_strict_fails(cli: Cli) -> None:
+    from PIL import Image
+
+    folder = Path("photos/cats")
+    folder.mkdir(parents=True)
+    for index in range(3):
+        Image.new("RGB", (20, 20), (index * 80, 0, 0)).save(folder / f"{index}.png")
+    (folder / "zero.jpg").write_bytes(b"")
+    (folder / "text.jpg").write_text("not an image")
+    code, stdout, stderr = cli("pack", "photos", "out.beton", "--workers", "1")
+    assert code == 0
+    assert "3 images" in stdout and "2 skipped" in stdout
+    assert "zero.jpg" in stderr and "text.jpg" in stderr
+    code, error, _ = cli.error("pack", "photos", "strict.beton", "--strict", "--workers", "1")
+    assert code == 2 and ".jpg" in error
+    assert not Path("strict.beton").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["run"], ["run", "none.fcs"], ["probe"], ["pack", "x"], ["run", "test.fcs", "--seed", "-1"]],
+)
+def test_usage_errors_exit_2(cli: Cli, arguments: list[str]) -> None:
+    code, _, stderr = cli(*arguments)
+    assert code == 2 and stderr.startswith("error: ") and "Traceback" not in stderr
