@@ -6,7 +6,7 @@ from collections import deque
 from itertools import pairwise
 from types import TracebackType
 
-from rich.console import Console, Group
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
@@ -74,7 +74,7 @@ class Tui:
                 self._live.update(
                     Group(
                         f"packing: {event.done:,} of {event.total:,} images",
-                        ProgressBar(total=event.total, completed=event.done),
+                        bar(event.done, event.total),
                     )
                 )
                 return
@@ -90,15 +90,15 @@ class Tui:
         for line in lines:
             self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _panel(self) -> Panel | str:
+    def _panel(self) -> RenderableType:
         started, last = self._started, self._last
         if started is None:
             return ""
         width = max(20, self._console.width - 4)
         step = last.metrics["step"] if last else started.step
-        rows: list[Text | ProgressBar | Table] = [
+        rows: list[RenderableType] = [
             strip(started.plan, step, width),
-            ProgressBar(total=started.stop_step, completed=step, width=width),
+            bar(step, started.stop_step),
         ]
         if last is not None:
             rows.append(self._figures(last, width))
@@ -133,6 +133,13 @@ class Tui:
         if self._saved:
             table.add_row("saved", self._saved)
         return table
+
+
+def bar(done: int, total: int) -> Table:
+    """A progress bar on a line of its own (alone it would not end its line)."""
+    line = Table.grid(expand=True)
+    line.add_row(ProgressBar(total=max(total, 1), completed=done))
+    return line
 
 
 def strip(plan: Plan, step: int, width: int) -> Text:

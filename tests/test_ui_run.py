@@ -1,0 +1,126 @@
+"""The screens of a run, drawn from events alone."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from fastcl_cli.events import CheckpointSaved, Notice, Packing, RunFinished, RunStarted, StepLogged
+from fastcl_cli.schedule import compile_text
+from fastcl_cli.ui import run_plain
+from fastcl_cli.ui.run_tui import Tui, sparkline, strip
+from fastcl_cli.ui.run_words import Forecast, duration
+
+PLAN = compile_text("images 100; batch 10; epochs 0-6: drop 0.5 patch 32; epochs 6-10: full;").plan
+
+
+def started() -> RunStarted:
+    return RunStarted("name", Path("runs/x"), PLAN, 0, PLAN.steps, "a CPU", "float32", 1234, 100)
+
+
+def logged(step: int, loss: float = 1.5) -> StepLogged:
+    segment = PLAN.at(step - 1).to_json()
+    return StepLogged(
+        {
+            "step": step,
+            "epoch": PLAN.epochs_at(step),
+            "loss": loss,
+            "lr": 1e-3,
+            "images_per_s": 1234.5,
+            "step_s": 0.02,
+            "data_wait_s": 0.001,
+            "sample_cost": segment["sample_cost"],
+            "speedup": 3.21,
+            "online": segment["online"],
+            "target": segment["target"],
+        }
+    )
+
+
+EVENTS = [
+    Packing(5, 100),
+    Notice("resumed from there"),
+    started(),
+    logged(30, 2.5),
+    CheckpointSaved(30, Path("step-00000030.safetensors")),
+    logged(70, 1.25),
+]
+FINISHED = RunFinished(100, 75.0, Path("runs/x"), "timm.create_model(...)")
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+def test_the_panel_fits_its_terminal_and_says_what_matters(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
+    tui = Tui(console)
+    for event in EVENTS:
+        tui(event)
+    capture = Console(file=io.StringIO(), width=width, color_system=None)
+    capture.print(tui._panel())
+    text = capture.file.getvalue()  # type: ignore[attr-defined]
+    assert max(len(line) for line in text.splitlines()) <= width
+    for part in (
+        "70 of 100",
+        "196 of 196 tokens",
+        "1.2500",
+        "data wait 5.0%",
+        "3.21x",
+        "checkpoint",
+    ):
+        assert part in text
+
+
+def test_plain_lines_say_the_same(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_plain, "SECONDS_BETWEEN_LINES", 0.0)
+    plain = run_plain.Plain()
+    for event in [*EVENTS, FINISHED]:
+        plain(event)
+    text = capsys.readouterr().out
+    assert "resumed from there" in text and "\x1b" not in text
+    assert "-- online 25 of 49 tokens of 32 px, target 49 of 49 tokens of 32 px" in text
+    assert "-- online 196 of 196 tokens of 16 px" in text
+    assert "step 70/100" in text and "data wait 5.0%" in text
+    assert "done after 100 steps in 1:15 min" in text and "timm.create_model" in text
+
+
+def test_plain_lines_are_not_more_than_people_read(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = run_plain.Plain()
+    plain(started())
+    for step in range(1, PLAN.steps + 1):
+        plain(logged(step))
+    lines = [s for s in capsys.readouterr().out.splitlines() if s.startswith("step ")]
+    assert [line.split()[1] for line in lines] == ["1/100", "100/100"]
+
+
+def test_strip_gives_each_segment_its_share_of_steps() -> None:
+    text = strip(PLAN, 0, 50)
+    assert len(text.plain) == 50
+    assert "25 tok" in text.plain[:30] and "196 tok" in text.plain[30:]
+    assert strip(PLAN, PLAN.steps, 50).plain[-1] == "▼"
+
+
+def test_sparkline_spans_the_range_of_its_values() -> None:
+    assert sparkline([0.0, 7.0], 10) == "▁█"
+    assert sparkline([1.0] * 8, 4) == "▁▁▁▁"
+    assert len(sparkline([float(i) for i in range(1000)], 30)) == 30
+    assert sparkline([], 10) == ""
+
+
+def test_forecast_follows_the_cost_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """30 cheap steps in 3 s; what is left costs so much more, and so takes so much longer."""
+    now = [100.0]
+    monkeypatch.setattr("fastcl_cli.ui.run_words.time.monotonic", lambda: now[0])
+    forecast = Forecast(PLAN, 0, PLAN.steps)
+    assert forecast.seconds_left(0) is None
+    now[0] += 3.0
+    cheap, full = (s.sample_cost for s in PLAN.segments)
+    expected = 3.0 / (30 * cheap) * (30 * cheap + 40 * full)
+    assert forecast.seconds_left(30) == pytest.approx(expected)
+
+
+def test_durations_in_words() -> None:
+    assert [duration(s) for s in (5, 75, 3700, 200000)] == ["5 s", "1:15 min", "1:01 h", "2.3 d"]
