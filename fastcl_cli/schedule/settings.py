@@ -75,7 +75,7 @@ _SPECS = (
         '"PATH"|digits',
         read.read_data,
         _all(NONE),
-        "beton file(s) (a glob is allowed), an image folder, or the built-in digits",
+        "a beton file, an image folder, or the built-in digits",
     ),
     SettingSpec(
         "images",
