@@ -145,7 +145,7 @@ def check_updates(
         for name, weight in online.items():
             if name in gradients and gradients[name].abs().max() < ZERO:
                 continue
-            off = float((own[name] - weight).abs().max())
+            off = float((own[name] - weight).detach().abs().max())
             assert off <= 1e-9, (index, name, off)
         if momentum_before is None:
             target = _average(target, online, value.momentum)
