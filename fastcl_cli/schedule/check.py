@@ -17,13 +17,11 @@ from fastcl_cli.config import (
 )
 from fastcl_cli.schedule import ast
 from fastcl_cli.schedule.diagnostics import Collector, FaultError, listed, nearest
+from fastcl_cli.schedule.held import images_held
 from fastcl_cli.schedule.parser import parse
 from fastcl_cli.schedule.settings import NONE, SETTING_NAMES, SETTINGS, SettingSpec
 from fastcl_cli.schedule.source import Source, Span, clip
 from fastcl_cli.schedule.values import Values
-
-DIGITS_IMAGES = 1_000
-"""Training images of the built-in digits."""
 
 
 @dataclass(slots=True)
@@ -196,11 +194,14 @@ def build_config(
     method = settings.method
     assert method is not None
     data = data if data is not None else v["data"]
-    count, source = images or (v["images"] or IMAGENET_IMAGES, "setting")
-    if images is None and data == "digits":
-        count, source = DIGITS_IMAGES, "data"
-    elif images is None and v["images"] is None:
-        source = "imagenet-1k"
+    if images is not None:
+        count, source = images
+    elif (held := images_held(data)) is not None:
+        count, source = held, "data"
+    elif v["images"] is not None:
+        count, source = v["images"], "setting"
+    else:
+        count, source = IMAGENET_IMAGES, "imagenet-1k"
     views = v["locals"]
     blur, solarize = ((*v[name], 0.0)[:3] for name in ("blur", "solarize"))
     return RunConfig(
