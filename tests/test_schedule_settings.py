@@ -108,13 +108,13 @@ def test_where_the_number_of_images_is_from() -> None:
 def test_a_beton_says_how_many_images_it_holds(tmp_path: Path) -> None:
     beton = tmp_path / "x.beton"
     beton.write_bytes(struct.pack("<HHIQQ", 2, 2, 1 << 23, 4321, 999) + bytes(100))
-    c = config("images 700;", data=str(beton))
+    c = config("batch 100; images 700;", data=str(beton))
     assert (c.images, c.images_source) == (4321, "data")
     for content in (b"", b"short", b"\x89PNG" * 20, struct.pack("<HHIQQ", 2, 2, 1, 0, 0)):
         beton.write_bytes(content)
-        assert config("images 700;", data=str(beton)).images_source == "setting"
-    assert config("images 700;", data=str(tmp_path)).images_source == "setting"
-    assert config("images 700;", data="\0").images_source == "setting"
+        assert config("batch 100; images 700;", data=str(beton)).images_source == "setting"
+    assert config("batch 100; images 700;", data=str(tmp_path)).images_source == "setting"
+    assert config("batch 100; images 700;", data="\0").images_source == "setting"
 
 
 def test_overrides_replace_statements() -> None:
