@@ -189,6 +189,12 @@ def run(
     log_every: Annotated[
         int | None, typer.Option("--log-every", min=1, help="Steps between log lines.")
     ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus", min=1, help="Processes that share the work, one for each GPU (or on the CPU)."
+        ),
+    ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, show the plan, do not train.")
     ] = False,
@@ -199,7 +205,7 @@ def run(
     """Train as a schedule says, and write a backbone for timm."""
     from fastcl_cli.ui import run as view
 
-    view.run(
+    status = view.run(
         schedule,
         out=out,
         data=data,
@@ -211,9 +217,12 @@ def run(
         max_steps=max_steps,
         save_every=save_every,
         log_every=log_every,
+        gpus=gpus,
         dry_run=dry_run,
         ui=ui.value if ui else None,
+        arguments=sys.argv[1:],
     )
+    raise typer.Exit(status)
 
 
 @app.command()

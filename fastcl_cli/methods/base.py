@@ -33,8 +33,9 @@ class Input:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """A batch's loss, a scalar in float32 or wider, and what the method's own state should move
-    towards if the batch is trained on (`Method.absorb`)."""
+    """What a batch gives: this process's loss, a scalar in float32 or wider, whose mean over
+    processes is the loss of the global batch; and what the method's own state should move towards
+    if the batch is trained on (`Method.absorb`), the same in all processes."""
 
     value: Tensor
     statistics: Tensor | None = None

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastcl_cli import distributed
 from fastcl_cli.config import TeacherTemperature
 from fastcl_cli.methods.base import Input, Loss, Method, encode
 from fastcl_cli.model.ema import frozen_copy
@@ -143,7 +144,7 @@ class DINO(Method):
             logits = (z @ teacher_head.prototypes.T).to(z.dtype)
             temperature = self.teacher_temperature.at(int(epochs))
             teacher = ((logits - self.center) / temperature).softmax(dim=2)
-            mean = logits.mean(dim=(0, 1))
+            mean = distributed.average(logits.mean(dim=(0, 1)))
         value = PrototypeLoss.apply(student, student_head.prototypes, teacher, self.temperature)
         return Loss(value, mean)
 

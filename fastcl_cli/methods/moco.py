@@ -22,6 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastcl_cli import distributed
 from fastcl_cli.methods.base import Input, Loss, Method, encode
 from fastcl_cli.model.ema import frozen_copy
 from fastcl_cli.model.heads import mlp_head
@@ -32,16 +33,17 @@ def contrast(query: Tensor, key: Tensor, temperature: float) -> Tensor:
     """InfoNCE of queries against keys (Algorithm 1 of the paper), times 2·temperature.
 
     -log(exp(q_i·k_i / T) / sum_j exp(q_i·k_j / T)), averaged over i, on L2-normalised vectors and
-    in float32 or wider. The other images' keys are the negatives.
+    in float32 or wider. The other images' keys, of the whole global batch, are the negatives.
 
     Args:
-        query: (B, D), with gradient.
-        key: (B, D), without.
+        query: (b, D), this process's, with gradient.
+        key: (b, D), of the same images in the same order, without.
     """
     wide = torch.promote_types(query.dtype, torch.float32)
     query, key = F.normalize(query.to(wide), dim=1), F.normalize(key.to(wide), dim=1)
-    logits = query @ key.T / temperature
-    labels = torch.arange(len(query), device=query.device)
+    logits = query @ distributed.gather(key).T / temperature
+    own = distributed.rank() * len(query)
+    labels = own + torch.arange(len(query), device=query.device)
     return F.cross_entropy(logits, labels) * (2 * temperature)
 
 

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fastcl_cli import distributed
 from fastcl_cli.methods.base import Input, Loss, Method, encode
 from fastcl_cli.model.heads import mlp_head
 from fastcl_cli.model.vit import Encoder
@@ -25,18 +26,20 @@ def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     """The normalised, temperature-scaled cross entropy (eq. 1 of the paper), averaged over all.
 
     Of the 2B embeddings, i's positive p is the other view of its image and every other embedding
-    but itself is a negative: -log(exp(s_ip / T) / sum_{k != i} exp(s_ik / T)), s the cosine.
+    but itself is a negative: -log(exp(s_ip / T) / sum_{k != i} exp(s_ik / T)), s the cosine. B is
+    the global batch: gradients flow to the other processes' embeddings, too.
 
     Args:
-        first, second: (B, D), the two views of each image, in the same order.
+        first, second: (b, D), the two views of each image of this process, in the same order.
     """
     wide = torch.promote_types(first.dtype, torch.float32)
     z = F.normalize(torch.cat([first, second]).to(wide), dim=1)
-    logits = z @ z.T / temperature
-    logits.fill_diagonal_(float("-inf"))
-    images = len(first)
-    positives = torch.arange(2 * images, device=z.device).roll(images)
-    return F.cross_entropy(logits, positives)
+    every = torch.cat([distributed.gather(view) for view in z.chunk(2)])
+    logits = z @ every.T / temperature
+    images = torch.arange(len(first), device=z.device) + distributed.rank() * len(first)
+    itself = torch.cat([images, images + len(every) // 2])
+    logits.scatter_(1, itself.unsqueeze(1), float("-inf"))
+    return F.cross_entropy(logits, itself.roll(len(first)))
 
 
 class SimCLR(Method):

@@ -10,13 +10,14 @@ from typing import Literal
 
 import torch
 
+from fastcl_cli import distributed
 from fastcl_cli.errors import ConfigError
 from fastcl_cli.extras import available_cores
 
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """One compute device and the dtype that its matrix products run in.
+    """This process's compute device and the dtype that its matrix products run in.
 
     Weights, optimizer state, normalisations, softmaxes and losses stay in float32 whatever
     ``precision`` says.
@@ -34,14 +35,18 @@ class Device:
 
     @property
     def name(self) -> str:
-        """The hardware's own name, for people."""
+        """The hardware's own name, and how many processes use one each, for people."""
         if self.device.type == "cuda":
-            return torch.cuda.get_device_name(self.device)
-        return f"{_processor_name()} ({self.threads} threads)"
+            name = torch.cuda.get_device_name(self.device)
+        else:
+            name = f"{_processor_name()} ({self.threads} threads)"
+        return name if distributed.size() == 1 else f"{distributed.size()} x {name}"
 
 
 def choose_device(precision: Literal["auto", "float32", "bf16"]) -> Device:
-    """The first CUDA device, or the CPU where there is none.
+    """The process's CUDA device (the first one, where it is alone), or the CPU where there is none.
+
+    Processes on one machine share its cores evenly.
 
     ``auto`` is bf16 where the device multiplies it natively, else float32.
 
@@ -63,7 +68,7 @@ def choose_device(precision: Literal["auto", "float32", "bf16"]) -> Device:
         native = _cpu_multiplies_bf16()
     if precision == "auto":
         precision = "bf16" if native else "float32"
-    return Device(device, precision, available_cores())
+    return Device(device, precision, max(1, available_cores() // distributed.local_size()))
 
 
 def _cpu_multiplies_bf16() -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -15,12 +16,27 @@ from fastcl_cli.compression.tokens import draw_kept_tokens
 from fastcl_cli.config import RunConfig
 from fastcl_cli.data.augment import ViewDraw, draw_views
 from fastcl_cli.data.beton import Beton
-from fastcl_cli.data.loader import Decoded
 from fastcl_cli.data.views import make_view
 from fastcl_cli.methods.base import Input
 from fastcl_cli.model.paths import draw_paths
 from fastcl_cli.plan import Segment, Tokens, View
 from fastcl_cli.rng import derive_seed
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A global batch of B images as one process has it.
+
+    Attributes:
+        images: uint8 (b, S, S, 3), the decoded images of this process.
+        indices: int64 (B,), which image of the data each one of the whole batch is.
+        rows: which b of the B are here.
+    """
+
+    images: Tensor
+    indices: npt.NDArray[np.int64]
+    rows: slice
+
 
 Kind: TypeAlias = Literal["first", "second", "local"]
 
@@ -29,7 +45,7 @@ class InputMaker:
     """Makes the inputs of both encoders, with every random draw keyed by (seed, purpose, step).
 
     Views that both encoders see with the same patch are rendered once. Draws are made on the CPU
-    for the whole batch; pixels are rendered on ``device``.
+    for the whole global batch, and a process takes its rows; pixels are rendered on ``device``.
     """
 
     def __init__(self, config: RunConfig, data: Beton, seed: int, device: torch.device) -> None:
@@ -41,15 +57,14 @@ class InputMaker:
         self._device = device
 
     def __call__(
-        self, step: int, segment: Segment, decoded: Decoded
+        self, step: int, segment: Segment, batch: Batch
     ) -> tuple[list[Input], list[Input]]:
         """Inputs of the online and of the target encoder, global views first."""
-        images = decoded.images.to(self._device)
-        indices = decoded.indices.numpy()
+        images = batch.images.to(self._device)
         online: list[Input] = []
         target: list[Input] = []
         for number, (kind, view) in enumerate(each_view(segment)):
-            draw = self._draw(kind, number, step, indices)
+            draw = self._draw(kind, number, step, batch)
             rendered: dict[int, Tensor] = {}
             for tokens, side, inputs in (
                 (view.online, "online", online),
@@ -59,35 +74,36 @@ class InputMaker:
                     continue
                 if tokens.patch not in rendered:
                     rendered[tokens.patch] = self._render(images, draw, tokens)
-                kept = self._kept(f"{side} tokens {number}", step, len(images), tokens)
-                paths = self._paths(number, step, len(images)) if side == "online" else None
+                kept = self._kept(f"{side} tokens {number}", step, batch, tokens)
+                paths = self._paths(number, step, batch) if side == "online" else None
                 inputs.append(Input(rendered[tokens.patch], kept, paths))
         return online, target
 
-    def _draw(self, kind: Kind, number: int, step: int, rows: npt.NDArray[np.int64]) -> ViewDraw:
+    def _draw(self, kind: Kind, number: int, step: int, batch: Batch) -> ViewDraw:
         generator = self._generator(f"view {number}", step)
-        return draw_views(
-            self._augmentation, kind, self._heights[rows], self._widths[rows], generator
-        )
+        heights, widths = self._heights[batch.indices], self._widths[batch.indices]
+        drawn = draw_views(self._augmentation, kind, heights, widths, generator)
+        return drawn.rows(batch.rows)
 
     def _render(self, images: Tensor, draw: ViewDraw, tokens: Tokens) -> Tensor:
         side = tokens.grid * tokens.patch
         reduction = reduction_matrix(side, tokens.patch, self._base_patch)
         return make_view(images, draw, side, reduction, self._augmentation.resize)
 
-    def _kept(self, purpose: str, step: int, images: int, tokens: Tokens) -> Tensor | None:
+    def _kept(self, purpose: str, step: int, batch: Batch, tokens: Tokens) -> Tensor | None:
         """None where every token is kept: the encoder then gathers nothing."""
         if tokens.kept == tokens.grid**2:
             return None
         generator = self._generator(purpose, step)
-        kept = draw_kept_tokens(images, tokens.grid**2, tokens.kept, generator)
-        return kept.to(self._device)
+        kept = draw_kept_tokens(len(batch.indices), tokens.grid**2, tokens.kept, generator)
+        return kept[batch.rows].to(self._device)
 
-    def _paths(self, number: int, step: int, images: int) -> Tensor | None:
+    def _paths(self, number: int, step: int, batch: Batch) -> Tensor | None:
         if self._drop_path == 0:
             return None
         generator = self._generator(f"paths {number}", step)
-        return draw_paths(images, self._depth, self._drop_path, generator).to(self._device)
+        paths = draw_paths(len(batch.indices), self._depth, self._drop_path, generator)
+        return paths[..., batch.rows].to(self._device)
 
     def _generator(self, purpose: str, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self._seed, purpose, step))

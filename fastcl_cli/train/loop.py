@@ -9,9 +9,11 @@ from contextlib import closing, contextmanager
 from types import FrameType
 from typing import Any
 
-from fastcl_cli.data.loader import Decoded, DecodedLoader
+from fastcl_cli import distributed
+from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.order import epoch_order
 from fastcl_cli.plan import Plan, Segment
+from fastcl_cli.train.inputs import Batch
 from fastcl_cli.train.step import StepResult, Trainer
 
 
@@ -23,24 +25,39 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note SIGINT and SIGTERM instead of dying of them; a second SIGINT interrupts at once."""
+        """Note SIGINT and SIGTERM instead of dying of them.
+
+        A second SIGINT interrupts at once, unless other processes would be left behind. Processes
+        that have agreed to stop are deaf from then on: a launcher that sees one of them end would
+        end the others by SIGTERM.
+        """
 
         def note(number: int, frame: FrameType | None) -> None:
             self.signal = signal.Signals(number)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if distributed.size() == 1:
+                signal.signal(signal.SIGINT, signal.default_int_handler)
 
         before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:
+            deaf = distributed.size() > 1 and self.signal is not None
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, signal.SIG_IGN if deaf else handler)
+
+    def agreed(self) -> bool:
+        """Whether any process was asked to stop, asked once a step: so all stop at the same one."""
+        number = distributed.greatest(0 if self.signal is None else self.signal)
+        if number:
+            self.signal = signal.Signals(number)
+        return number > 0
 
 
 def batches(
     plan: Plan, loader: DecodedLoader, seed: int, step: int, stop_step: int
-) -> Generator[tuple[int, Segment, Decoded], None, None]:
-    """Decoded images for each step from ``step`` to ``stop_step``, each image decoded once.
+) -> Generator[tuple[int, Segment, Batch], None, None]:
+    """Decoded images for each step from ``step`` to ``stop_step``, each image decoded once, by the
+    process that it belongs to.
 
     One stream of the loader serves the steps that share an epoch and a segment; starting in the
     middle of either gives what a run that came there from step 0 gets.
@@ -51,14 +68,16 @@ def batches(
         steps = min(left_in_epoch, segment.end_step - step, stop_step - step)
         order = epoch_order(plan.images, seed, position.epoch)
         indices = order[position.offset : position.offset + steps * segment.batch]
-        with loader.stream(indices, segment.batch) as stream:
-            for decoded in stream:
-                yield step, segment, decoded
+        indices = indices.reshape(steps, segment.batch)
+        rows = distributed.rows(segment.batch)
+        with loader.stream(indices[:, rows].ravel(), rows.stop - rows.start) as stream:
+            for whole, decoded in zip(indices, stream, strict=True):
+                yield step, segment, Batch(decoded.images, whole, rows)
                 step += 1
 
 
 class Meter:
-    """Sums over the steps between two log lines.
+    """Sums over the steps between two log lines; images are those of the global batches.
 
     ``state`` goes into every checkpoint and comes back as ``carried``, so that the first line after
     a resume covers the steps before it too.
@@ -142,9 +161,9 @@ def run_steps(
     done = first_step
     waiting_since = time.perf_counter()
     with closing(batches(plan, loader, seed, first_step, stop_step)) as source:
-        for step, segment, decoded in source:
+        for step, segment, batch in source:
             wait = time.perf_counter() - waiting_since
-            result = trainer.step(step, segment, decoded)
+            result = trainer.step(step, segment, batch)
             done = step + 1
             meter.add(segment, result, wait)
             if done % log_every == 0 or done == plan.steps:
@@ -152,7 +171,7 @@ def run_steps(
             if done % save_every == 0:
                 save(done)
                 saved = done
-            if stop.signal is not None:
+            if stop.agreed():
                 break
             waiting_since = time.perf_counter()
     if saved != done:

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch.optim import AdamW
 
-from fastcl_cli import __version__
+from fastcl_cli import __version__, distributed
 from fastcl_cli.checkpoint import (
     RunHeader,
     copy_backbone,
@@ -43,6 +43,7 @@ from fastcl_cli.events import (
     RunStarted,
     StepLogged,
 )
+from fastcl_cli.extras import available_cores
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_method
 from fastcl_cli.plan import Plan
@@ -74,7 +75,8 @@ class RunRequest:
 class Session:
     """A run that is ready to start: data open, plan resolved for it, network built.
 
-    Nothing is written before `train`.
+    Nothing is written before `train`. Of several processes each makes its own; process 0 alone
+    packs, writes the folder and emits events.
 
     Raises:
         FastclError: whatever is wrong with the request, in one line.
@@ -82,22 +84,25 @@ class Session:
 
     def __init__(self, request: RunRequest, emit: Emit) -> None:
         self._request = request
-        self._emit = emit
+        self._leads = distributed.rank() == 0
+        self._emit: Emit = emit if self._leads else lambda event: None
         config = request.schedule.config
         if config.data is None:
             raise ConfigError(
                 "the schedule names no data", 'add `data "imagenet.beton";` or pass --data'
             )
+        check_batches(request.schedule.plan, distributed.size())
         self.device: Device = choose_device(config.precision)
         # Built first: a method or model that cannot be trained should not cost a packing.
         self.method: Method = build_method(config, request.seed).to(self.device.device)
-        self.data: Beton = open_split(
-            config.data,
-            "train",
-            announce=lambda text: emit(Notice(text)),
-            workers=self.device.threads,
-            progress=lambda done, total: emit(Packing(done, total)),
-        )
+        with distributed.leader_first():
+            self.data: Beton = open_split(
+                config.data,
+                "train",
+                announce=lambda text: self._emit(Notice(text)),
+                workers=available_cores(),
+                progress=lambda done, total: self._emit(Packing(done, total)),
+            )
         resolved = request.schedule.with_images(self.data.images)
         self.plan: Plan = resolved.plan
         self.config: RunConfig = replace(
@@ -109,6 +114,7 @@ class Session:
         self.optimizer: AdamW = build_optimizer(self.method, self.config.betas)
         self.folder = RunFolder(request.out)
         self._meter = Meter(self.plan, {})
+        distributed.need_equal(repr(self._header(0)), "the run")
 
     @property
     def stop_step(self) -> int:
@@ -170,11 +176,14 @@ class Session:
             checkpoint = folder.newest()
         elif request.resume != "never":
             checkpoint = Path(request.resume)
+        distributed.need_equal(str(checkpoint), "the checkpoint to go on from")
         if checkpoint is None:
             if request.init_from is not None:
                 copy_backbone(request.init_from, self.method)
-            folder.create(overwrite=request.overwrite)
-            self._describe()
+            if self._leads:
+                folder.create(overwrite=request.overwrite)
+                self._describe()
+            distributed.wait()
             return 0
         if request.init_from is not None:
             raise UsageError("--init-from starts a new run and cannot go with a resumed one")
@@ -190,6 +199,14 @@ class Session:
             )
         load_run(checkpoint, self.method, self.optimizer)
         self._meter = Meter(self.plan, header.meter)
+        distributed.wait()  # all have read it
+        if self._leads:
+            self._tidy(checkpoint, header)
+        self._emit(Notice(f"resumed from {checkpoint} after {header.step} steps"))
+        return header.step
+
+    def _tidy(self, checkpoint: Path, header: RunHeader) -> None:
+        """Drop from the folder what the resumed run will write again."""
         try:
             self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
             for newer in self.folder.saved():
@@ -200,8 +217,6 @@ class Session:
             raise unwritable(self.folder.path, error) from error
         if not self.folder.config.exists():
             self._describe()
-        self._emit(Notice(f"resumed from {checkpoint} after {header.step} steps"))
-        return header.step
 
     def _differences(self, header: RunHeader) -> list[str]:
         """What a checkpoint's run and this one do not share, for people."""
@@ -232,6 +247,7 @@ class Session:
             "fastcl": __version__,
             "torch": torch.__version__,
             "device": self.device.name,
+            "processes": distributed.size(),
             "seed": self._request.seed,
             "data_digest": self.data.identity,
             "set": list(self._request.schedule.request.overrides),
@@ -254,10 +270,13 @@ class Session:
         )
 
     def _log(self, metrics: dict[str, Any]) -> None:
-        self.folder.append_metrics(metrics)
+        if self._leads:
+            self.folder.append_metrics(metrics)
         self._emit(StepLogged(metrics))
 
     def _save(self, step: int) -> None:
+        if not self._leads:
+            return
         path = self.folder.checkpoint(step)
         try:
             save_run(path, self.method, self.optimizer, self.spec, self._header(step))
@@ -271,14 +290,30 @@ class Session:
 
     def _finish(self, done: int, stop: Stop, seconds: float) -> None:
         path = self.folder.path
+        distributed.wait()  # the last checkpoint is whole: now any process may end
         if stop.signal is not None and done < self.stop_step:
             message = f"stopped by {stop.signal.name} after {done} of {self.plan.steps} steps"
             help = f"continue with `--resume auto --out {path}`"
             kind = InterruptError if stop.signal is signal.SIGINT else RequeueError
             raise kind(message, help)
-        save_backbone(self.folder.backbone, self.method.backbone, self.spec, done)
+        if self._leads:
+            save_backbone(self.folder.backbone, self.method.backbone, self.spec, done)
         line = timm_line(self.folder.backbone, self.spec)
         self._emit(RunFinished(done, seconds, path, line))
+
+
+def check_batches(plan: Plan, processes: int) -> None:
+    """Make sure that every batch of a plan can be shared out evenly.
+
+    Raises:
+        ConfigError: one cannot.
+    """
+    for segment in plan.segments:
+        if segment.batch % processes:
+            raise ConfigError(
+                f"batch {segment.batch} cannot be shared evenly by {processes} processes",
+                f"use a multiple of {processes}, or another number of processes",
+            )
 
 
 def decoded_side(image: int, data: Beton) -> int:

@@ -3,29 +3,57 @@
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
-from fastcl_cli.data.loader import Decoded
+from fastcl_cli import distributed
 from fastcl_cli.errors import NumericalError
-from fastcl_cli.methods.base import Method
+from fastcl_cli.methods.base import Input, Loss, Method
 from fastcl_cli.model.ema import update_average
 from fastcl_cli.plan import Segment
 from fastcl_cli.train.device import Device
-from fastcl_cli.train.inputs import InputMaker
+from fastcl_cli.train.inputs import Batch, InputMaker
 from fastcl_cli.train.optim import clip_each, gradient_norm, set_values
 from fastcl_cli.train.schedules import Schedules, Values
 
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step did: its loss, the norm of its gradient before clipping, and the values it
-    ran with."""
+    """What one step did: the global batch's loss, the norm of its gradient before clipping, and the
+    values it ran with."""
 
     loss: float
     gradient_norm: float
     values: Values
+
+
+class _LossModule(nn.Module):
+    """A method's loss as a forward pass, which is what DDP wraps."""
+
+    def __init__(self, method: Method) -> None:
+        super().__init__()
+        self.method = method
+
+    def forward(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
+        return self.method.loss(online, target, epochs)
+
+
+def data_parallel(method: Method) -> nn.Module:
+    """``method.loss``, whose backward pass leaves the mean gradient of all processes."""
+    module = _LossModule(method)
+    if distributed.size() == 1:
+        return module
+    with warnings.catch_warnings():
+        # Newest torch gives `broadcast_buffers` another name, which older ones do not know.
+        warnings.simplefilter("ignore", FutureWarning)
+        return DistributedDataParallel(
+            module, broadcast_buffers=False, gradient_as_bucket_view=True
+        )
 
 
 class Trainer:
@@ -45,25 +73,26 @@ class Trainer:
         self.schedules = schedules
         self.inputs = inputs
         self.device = device
+        self._loss = data_parallel(method)
         self.clip = clip
 
-    def step(self, step: int, segment: Segment, decoded: Decoded) -> StepResult:
+    def step(self, step: int, segment: Segment, batch: Batch) -> StepResult:
         """Run the update numbered ``step``.
 
         Raises:
             NumericalError: the loss or a gradient is not finite; nothing was updated.
         """
-        online, target = self.inputs(step, segment, decoded)
+        online, target = self.inputs(step, segment, batch)
         values = self.schedules.at(step)
         with self.device.autocast():
-            loss = self.method.loss(online, target, values.epochs)
+            loss: Loss = self._loss(online, target, values.epochs)
         self.optimizer.zero_grad(set_to_none=True)
         loss.value.backward()  # type: ignore[no-untyped-call]
 
         norm = gradient_norm(self.method.online.parameters())
         if self.clip is not None:
             clip_each(self.method.online.parameters(), self.clip)
-        result = StepResult(float(loss.value.detach()), float(norm), values)
+        result = StepResult(float(distributed.average(loss.value.detach())), float(norm), values)
         if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
             raise NumericalError(
                 f"step {step}: loss {result.loss}, gradient norm {result.gradient_norm}; "

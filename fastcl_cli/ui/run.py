@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from fastcl_cli.errors import UsageError
-from fastcl_cli.extras import need_train
+from fastcl_cli.extras import launched, need_train
 from fastcl_cli.schedule import load
 from fastcl_cli.ui.console import stdout
 from fastcl_cli.ui.plan_table import print_plan
@@ -26,35 +27,75 @@ def run(
     max_steps: int | None,
     save_every: int | None,
     log_every: int | None,
+    gpus: int | None,
     dry_run: bool,
     ui: Ui | None,
-) -> None:
-    """Train as a schedule says; the options are those of the command.
+    arguments: Sequence[str],
+) -> int:
+    """Train as a schedule says; the options are those of the command, whose ``arguments`` every
+    process gets where it starts several.
+
+    Returns:
+        the exit status.
 
     Raises:
         FastclError: see `Session`.
     """
     if overwrite and resume != "never":
         raise UsageError("--overwrite and --resume contradict each other", "give one of them")
-    loaded = load(schedule, overrides=settings, data=data)
-    need_train()
-    from fastcl_cli.train.session import RunRequest, Session
+    if _must_launch(gpus):
+        if schedule == "-":
+            raise UsageError("several processes cannot read one standard input", "name a file")
+        load(schedule, overrides=settings, data=data)  # for its faults
+        need_train()
+        from fastcl_cli.launch import launch
 
-    request = RunRequest(
-        loaded,
-        out=out or Path("runs") / Path(loaded.name).stem,
-        seed=seed,
-        resume=resume,
-        init_from=init_from,
-        overwrite=overwrite,
-        max_steps=max_steps,
-        save_every=save_every,
-        log_every=log_every,
-    )
-    with open_screen("plain" if dry_run else ui) as emit:
-        session = Session(request, emit)
-        if dry_run:
-            print_plan(stdout(), loaded.name, session.plan, session.config)
-            emit(session.started(0))
-        else:
-            session.train()
+        assert gpus is not None
+        return launch(arguments, gpus)
+    with _processes():
+        loaded = load(schedule, overrides=settings, data=data)
+        need_train()
+        from fastcl_cli import distributed
+        from fastcl_cli.train.session import RunRequest, Session
+
+        request = RunRequest(
+            loaded,
+            out=out or Path("runs") / Path(loaded.name).stem,
+            seed=seed,
+            resume=resume,
+            init_from=init_from,
+            overwrite=overwrite,
+            max_steps=max_steps,
+            save_every=save_every,
+            log_every=log_every,
+        )
+        leads = distributed.rank() == 0
+        with open_screen(("plain" if dry_run else ui) if leads else "none") as emit:
+            session = Session(request, emit)
+            if not dry_run:
+                session.train()
+            elif leads:
+                print_plan(stdout(), loaded.name, session.plan, session.config)
+                emit(session.started(0))
+    return 0
+
+
+def _must_launch(gpus: int | None) -> bool:
+    """Whether several processes are wanted that no launcher has started yet."""
+    already = launched()
+    if gpus is not None and already is not None and already != gpus:
+        raise UsageError(
+            f"--gpus {gpus}, but a launcher has started {already} processes",
+            "leave --gpus out under torchrun",
+        )
+    return already is None and gpus is not None and gpus > 1
+
+
+def _processes() -> AbstractContextManager[None]:
+    """Joins the other processes, if there are any."""
+    if (launched() or 1) == 1:
+        return nullcontext()
+    need_train()
+    from fastcl_cli.distributed import processes
+
+    return processes()

@@ -1,0 +1,76 @@
+"""`run --gpus N`: N processes of the same command on this machine, by torchrun's elastic agent."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import tempfile
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch.distributed.elastic.multiprocessing import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+from fastcl_cli.distributed import STATUS_FILE
+from fastcl_cli.errors import RunFailedError, UsageError
+
+_GRACE_S = 600
+"""How long the processes may take, once told to stop, to finish a step and to save."""
+
+
+def launch(arguments: Sequence[str], processes: int) -> int:
+    """Run ``fastcl ARGUMENTS`` in so many processes and wait for them.
+
+    The process that fails first reports its error itself. SIGTERM and SIGINT are passed on.
+
+    Returns:
+        the exit status: 0, or that of the process that reported an error.
+
+    Raises:
+        UsageError: there are fewer GPUs.
+        RunFailedError: a process ended without a report.
+    """
+    if torch.cuda.is_available() and processes > torch.cuda.device_count():
+        devices = torch.cuda.device_count()
+        raise UsageError(f"--gpus {processes}: this machine has {devices}", f"--gpus {devices}")
+    os.environ["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] = str(_GRACE_S)
+    # The agent's account of a failure is a page long, and the process has said why in a line.
+    logging.disable(logging.ERROR)
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=processes,
+        run_id=uuid.uuid4().hex,
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="localhost",
+        max_restarts=0,
+    )
+    with tempfile.TemporaryDirectory(prefix="fastcl-") as folder:
+        status = Path(folder) / "status"
+        os.environ[STATUS_FILE] = str(status)
+        try:
+            elastic_launch(config, sys.executable)("-u", "-m", "fastcl_cli", *arguments)
+        except ChildFailedError as error:
+            if status.exists():
+                return int(status.read_text())
+            rank, failure = error.get_first_failure()
+            raise RunFailedError(
+                f"process {rank} of {processes} ended without a word, "
+                f"with {_ending(failure.exitcode)}",
+                "see what ended it (often memory), then `--resume auto`",
+            ) from error
+        except SignalException as stop:
+            return int(status.read_text()) if status.exists() else 128 + stop.sigval
+        finally:
+            del os.environ[STATUS_FILE]
+    return 0
+
+
+def _ending(code: int) -> str:
+    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
