@@ -31,6 +31,7 @@ STATUS_FILE = "FASTCL_STATUS_FILE"
 _PATIENCE = timedelta(days=7)
 """How long processes wait for the one that packs data, saves or writes. One that dies is noticed at
 once, by its closed connections."""
+_CLOSED = "Connection closed by peer"
 _control: dist.ProcessGroup | None = None
 """Connects the processors: a word between processes does not wait for the GPUs' queues."""
 
@@ -161,8 +162,10 @@ def processes() -> Iterator[None]:
         if not _speaks(store, status):
             raise SystemExit(status) from None
         if _is_loss(error):
+            closed = _CLOSED in str(error)
             raise RunFailedError(
-                f"another of the {size()} processes was lost: {_first_line(error)}",
+                f"another of the {size()} processes "
+                + ("ended without a word" if closed else f"was lost: {_first_line(error)}"),
                 "see what ended it (often memory), then `--resume auto`",
             ) from error
         raise
@@ -212,7 +215,7 @@ def _is_loss(error: BaseException) -> bool:
     """Whether an error says that a connection to another process broke."""
     return isinstance(error, dist.DistError) or (
         isinstance(error, RuntimeError)
-        and any(word in str(error) for word in ("gloo", "NCCL", "Connection closed by peer"))
+        and any(word in str(error) for word in ("gloo", "NCCL", _CLOSED))
     )
 
 

@@ -33,6 +33,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
 
     Raises:
         UsageError: there are fewer GPUs.
+        KeyboardInterrupt: interrupted before training began.
         RunFailedError: a process ended without a report.
     """
     if torch.cuda.is_available() and processes > torch.cuda.device_count():
@@ -66,7 +67,11 @@ def launch(arguments: Sequence[str], processes: int) -> int:
                 "see what ended it (often memory), then `--resume auto`",
             ) from error
         except SignalException as stop:
-            return int(status.read_text()) if status.exists() else 128 + stop.sigval
+            if status.exists():
+                return int(status.read_text())
+            if stop.sigval == signal.SIGINT:
+                raise KeyboardInterrupt from None
+            return 128 + stop.sigval
         finally:
             del os.environ[STATUS_FILE]
     return 0

@@ -12,6 +12,7 @@ from typing import Any
 from fastcl_cli import distributed
 from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.order import epoch_order
+from fastcl_cli.errors import ConfigError
 from fastcl_cli.plan import Plan, Segment
 from fastcl_cli.train.inputs import Batch
 from fastcl_cli.train.step import StepResult, Trainer
@@ -51,6 +52,20 @@ class Stop:
         if number:
             self.signal = signal.Signals(number)
         return number > 0
+
+
+def check_batches(plan: Plan, processes: int) -> None:
+    """Make sure that every batch of a plan can be shared out evenly.
+
+    Raises:
+        ConfigError: one cannot.
+    """
+    for segment in plan.segments:
+        if segment.batch % processes:
+            raise ConfigError(
+                f"batch {segment.batch} cannot be shared evenly by {processes} processes",
+                f"use a multiple of {processes}, or another number of processes",
+            )
 
 
 def batches(

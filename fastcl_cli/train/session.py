@@ -51,7 +51,7 @@ from fastcl_cli.schedule import Loaded
 from fastcl_cli.train.device import Device, choose_device
 from fastcl_cli.train.folder import RunFolder, unwritable
 from fastcl_cli.train.inputs import InputMaker
-from fastcl_cli.train.loop import Meter, Stop, run_steps
+from fastcl_cli.train.loop import Meter, Stop, check_batches, run_steps
 from fastcl_cli.train.optim import build_optimizer, trained_parameters
 from fastcl_cli.train.schedules import Schedules
 from fastcl_cli.train.step import Trainer
@@ -300,20 +300,6 @@ class Session:
             save_backbone(self.folder.backbone, self.method.backbone, self.spec, done)
         line = timm_line(self.folder.backbone, self.spec)
         self._emit(RunFinished(done, seconds, path, line))
-
-
-def check_batches(plan: Plan, processes: int) -> None:
-    """Make sure that every batch of a plan can be shared out evenly.
-
-    Raises:
-        ConfigError: one cannot.
-    """
-    for segment in plan.segments:
-        if segment.batch % processes:
-            raise ConfigError(
-                f"batch {segment.batch} cannot be shared evenly by {processes} processes",
-                f"use a multiple of {processes}, or another number of processes",
-            )
 
 
 def decoded_side(image: int, data: Beton) -> int:
