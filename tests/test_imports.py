@@ -23,6 +23,7 @@ LINES = (
     "errors rng files extras",
     "config units",
     "vit_table devices plan cost schedule estimate events",
+    "distributed launch",
     "compression",
     "model",
     "data methods",
