@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from fastcl_cli import distributed
 from fastcl_cli.data.loader import Decoded
-from fastcl_cli.errors import ConfigError
+from fastcl_cli.errors import ConfigError, DataError
 from fastcl_cli.methods.base import Input, Method
 from fastcl_cli.model.norm import GlobalBatchNorm
 from fastcl_cli.schedule import Request, compile_text
@@ -161,29 +161,53 @@ def all_of_it() -> Results:
     return out | normalise() | gather() | separate_norms()
 
 
-def work(rank: int, port: int, out: Path) -> None:
+def work(rank: int, ports: tuple[int, int], out: Path) -> None:
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(PROCESSES)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ports[0])}
     with distributed.processes():
         save_file(all_of_it(), out / str(rank))
+    os.environ["MASTER_PORT"] = str(ports[1])
+    try:
+        with distributed.processes():
+            if rank == 1:
+                raise DataError("image 7 is damaged")
+            distributed.wait()
+    except (DataError, SystemExit) as error:
+        (out / f"end {rank}").write_text(repr(error))
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+        return port
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory: pytest.TempPathFactory) -> list[Results]:
-    """What each of two processes got."""
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What each of two processes wrote."""
     out = tmp_path_factory.mktemp("together")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    ports = (free_port(), free_port())
     context = multiprocessing.get_context("spawn")
-    members = [context.Process(target=work, args=(r, port, out)) for r in range(PROCESSES)]
+    members = [context.Process(target=work, args=(r, ports, out)) for r in range(PROCESSES)]
     for member in members:
         member.start()
     for member in members:
         member.join(timeout=120)
         assert member.exitcode == 0
-    return [load_file(out / str(r)) for r in range(PROCESSES)]
+    return out
+
+
+@pytest.fixture(scope="module")
+def together(written: Path) -> list[Results]:
+    """What each of two processes got."""
+    return [load_file(written / str(r)) for r in range(PROCESSES)]
+
+
+def test_the_process_that_fails_speaks_and_the_others_end(written: Path) -> None:
+    assert (written / "end 1").read_text() == "DataError('image 7 is damaged')"
+    assert (written / "end 0").read_text() == "SystemExit(1)"
 
 
 @pytest.mark.parametrize("case", [c for c, (_, _, dtype) in CASES.items() if dtype.itemsize == 8])

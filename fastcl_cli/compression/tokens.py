@@ -6,18 +6,24 @@ import torch
 from torch import Tensor
 
 
-def draw_kept_tokens(images: int, tokens: int, kept: int, generator: torch.Generator) -> Tensor:
+def draw_kept_tokens(
+    images: int,
+    tokens: int,
+    kept: int,
+    generator: torch.Generator,
+    rows: slice = slice(None),
+) -> Tensor:
     """Choose ``kept`` of ``tokens`` patch tokens for each image, uniformly among all subsets.
 
     The draw is on the CPU, from ``generator`` alone, and takes ``images`` x ``tokens`` numbers from
-    it whatever ``kept`` is.
+    it whatever ``kept`` is. ``rows`` are the images whose choice is wanted: sorting is what costs.
 
     Returns:
-        int64 (images, kept), indices into the row-major grid, increasing in each row.
+        int64 (rows, kept), indices into the row-major grid, increasing in each row.
     """
     assert 1 <= kept <= tokens
     # In float64 a tie (which argsort would break by position) has probability below 1e-11.
-    scores = torch.rand(images, tokens, generator=generator, dtype=torch.float64)
+    scores = torch.rand(images, tokens, generator=generator, dtype=torch.float64)[rows]
     return scores.argsort(dim=1)[:, :kept].sort(dim=1).values
 
 

@@ -95,8 +95,9 @@ class InputMaker:
         if tokens.kept == tokens.grid**2:
             return None
         generator = self._generator(purpose, step)
-        kept = draw_kept_tokens(len(batch.indices), tokens.grid**2, tokens.kept, generator)
-        return kept[batch.rows].to(self._device)
+        images, total = len(batch.indices), tokens.grid**2
+        kept = draw_kept_tokens(images, total, tokens.kept, generator, batch.rows)
+        return kept.to(self._device)
 
     def _paths(self, number: int, step: int, batch: Batch) -> Tensor | None:
         if self._drop_path == 0:
