@@ -27,7 +27,6 @@ from fastcl_cli.files import replacing
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_backbone
 from fastcl_cli.model.vit import Encoder
-from fastcl_cli.train.optim import load_optimizer_tensors, optimizer_tensors
 from fastcl_cli.vit_table import OPTIONS, vit_shape
 
 FORMAT = 1
@@ -59,7 +58,7 @@ def save_run(
         OSError: the file could not be written; an older one of that name is untouched.
     """
     tensors = dict(method.state_dict())
-    tensors |= {f"optimizer.{k}": v for k, v in optimizer_tensors(method, optimizer).items()}
+    tensors |= {f"optimizer.{k}": v for k, v in _take_optimizer(method, optimizer).items()}
     _write(path, tensors, {"kind": "run", "backbone": asdict(spec), "run": asdict(header)})
 
 
@@ -90,7 +89,7 @@ def load_run(path: Path, method: Method, optimizer: AdamW) -> None:
     tensors = _read_tensors(path)
     _load(path, method, {k: v for k, v in tensors.items() if not k.startswith("optimizer.")})
     try:
-        load_optimizer_tensors(method, optimizer, _below(tensors, "optimizer."))
+        _put_optimizer(method, optimizer, _below(tensors, "optimizer."))
     except ValueError as error:
         raise CheckpointError(f"{path}: optimizer state of another model: {error}") from error
 
@@ -248,3 +247,38 @@ def _load(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 "it belongs to another model",
             )
         value.copy_(given)
+
+
+def _take_optimizer(method: Method, optimizer: AdamW) -> dict[str, Tensor]:
+    """The optimizer's state as ``NAME/exp_avg``, ``NAME/exp_avg_sq`` and ``NAME/step``."""
+    return {
+        f"{name}/{key}": value
+        for name, parameter in method.trained().items()
+        for key, value in optimizer.state[parameter].items()
+    }
+
+
+def _put_optimizer(method: Method, optimizer: AdamW, tensors: Mapping[str, Tensor]) -> None:
+    """Put the state of `_take_optimizer` back; a parameter without an entry has not been
+    updated yet.
+
+    Raises:
+        ValueError: a tensor is missing, unknown, or of another shape than its parameter.
+    """
+    parameters = method.trained()
+    shapes = {
+        f"{name}/{key}": torch.Size([]) if key == "step" else parameter.shape
+        for name, parameter in parameters.items()
+        for key in ("step", "exp_avg", "exp_avg_sq")
+    }
+    for entry, value in tensors.items():
+        if entry not in shapes:
+            raise ValueError(f"{entry} is unknown")
+        if value.shape != shapes[entry]:
+            raise ValueError(f"{entry} is {tuple(value.shape)}, not {tuple(shapes[entry])}")
+        name, key = entry.rsplit("/", 1)
+        parameter = parameters[name]
+        optimizer.state[parameter][key] = value.to(parameter.device)
+    for name, parameter in parameters.items():
+        if len(optimizer.state.get(parameter, {})) not in (0, 3):
+            raise ValueError(f"the state of {name} is not whole")

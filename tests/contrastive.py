@@ -17,7 +17,7 @@ from fastcl_cli.compression.tokens import draw_kept_tokens
 from fastcl_cli.methods.base import Input, Method
 from fastcl_cli.model.paths import draw_paths
 from fastcl_cli.train.device import Device
-from fastcl_cli.train.optim import build_optimizer, trained_parameters
+from fastcl_cli.train.optim import build_optimizer
 from fastcl_cli.train.schedules import Values
 from fastcl_cli.train.step import Trainer
 
@@ -106,7 +106,7 @@ def check_updates(
     target = {}
     if method.target is not None:
         target = {k: v.detach().clone() for k, v in method.target.named_parameters()}
-    trained = sorted(trained_parameters(method))
+    trained = sorted(method.trained())
     trainer = Trainer(
         method,
         build_optimizer(method, BETAS),

@@ -244,6 +244,15 @@ def test_a_batch_above_the_data_set_names_both(tmp_path: Path) -> None:
         run(tmp_path / "run", SCHEDULE.replace("batch 128", "batch 1001"))
 
 
+def test_resume_auto_starts_again_where_there_is_no_checkpoint(whole: Path, tmp_path: Path) -> None:
+    """As after a kill before the first checkpoint: what a scheduler starts again must go on."""
+    run(tmp_path / "run", resume="auto", max_steps=2, log_every=1)
+    for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
+        checkpoint.unlink()
+    run(tmp_path / "run", resume="auto")
+    assert without_clock(metrics(tmp_path / "run")) == without_clock(metrics(whole))
+
+
 def test_max_steps_zero_gives_the_untrained_network(tmp_path: Path) -> None:
     events = run(tmp_path / "run", max_steps=0)
     assert not any(isinstance(event, StepLogged) for event in events)

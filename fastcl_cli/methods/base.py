@@ -76,6 +76,10 @@ class Method(nn.Module, ABC):
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         """Whether weight decay acts on a parameter of ``online``."""
 
+    def trained(self) -> dict[str, nn.Parameter]:
+        """Parameters that get gradients, by their name in ``online``."""
+        return {n: p for n, p in self.online.named_parameters() if p.requires_grad}
+
     @property
     def backbone(self) -> Encoder:
         """The encoder that a user takes away: the target's, or the online one without a target."""

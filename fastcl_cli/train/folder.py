@@ -52,7 +52,7 @@ class RunFolder:
         for entry in self.path.iterdir():
             if entry not in own:
                 raise UsageError(
-                    f"--overwrite: {entry} was not written by a run; nothing was removed",
+                    f"{entry} was not written by a run, so {self.path} is left as it is",
                     "name another folder",
                 )
         shutil.rmtree(self.path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -12,17 +12,12 @@ from fastcl_cli.methods.base import Method
 from fastcl_cli.train.schedules import Values
 
 
-def trained_parameters(method: Method) -> dict[str, nn.Parameter]:
-    """Parameters that get gradients, by their name in ``method.online``."""
-    return {n: p for n, p in method.online.named_parameters() if p.requires_grad}
-
-
 def build_optimizer(method: Method, betas: tuple[float, float]) -> AdamW:
     """Fused AdamW (Loshchilov and Hutter, arXiv 1711.05101); rates are set before each update.
 
     Two groups: parameters that decay, and the others (their ``decays`` entry says which).
     """
-    parameters = trained_parameters(method)
+    parameters = method.trained()
     groups = []
     for decays in (True, False):
         members = [p for n, p in parameters.items() if method.decays(n, p) is decays]
@@ -53,38 +48,3 @@ def clip_each(parameters: Iterable[nn.Parameter], limit: float) -> None:
     norms = torch._foreach_norm(gradients)
     scales = [(limit / norm.clamp(min=limit)) for norm in norms]
     torch._foreach_mul_(gradients, scales)
-
-
-def optimizer_tensors(method: Method, optimizer: AdamW) -> dict[str, Tensor]:
-    """The optimizer's state as ``NAME/exp_avg``, ``NAME/exp_avg_sq`` and ``NAME/step``."""
-    return {
-        f"{name}/{key}": value
-        for name, parameter in trained_parameters(method).items()
-        for key, value in optimizer.state[parameter].items()
-    }
-
-
-def load_optimizer_tensors(method: Method, optimizer: AdamW, tensors: Mapping[str, Tensor]) -> None:
-    """Put the state of `optimizer_tensors` back; a parameter without an entry has not been
-    updated yet.
-
-    Raises:
-        ValueError: a tensor is missing, unknown, or of another shape than its parameter.
-    """
-    parameters = trained_parameters(method)
-    shapes = {
-        f"{name}/{key}": torch.Size([]) if key == "step" else parameter.shape
-        for name, parameter in parameters.items()
-        for key in ("step", "exp_avg", "exp_avg_sq")
-    }
-    for entry, value in tensors.items():
-        if entry not in shapes:
-            raise ValueError(f"{entry} is unknown")
-        if value.shape != shapes[entry]:
-            raise ValueError(f"{entry} is {tuple(value.shape)}, not {tuple(shapes[entry])}")
-        name, key = entry.rsplit("/", 1)
-        parameter = parameters[name]
-        optimizer.state[parameter][key] = value.to(parameter.device)
-    for name, parameter in parameters.items():
-        if len(optimizer.state.get(parameter, {})) not in (0, 3):
-            raise ValueError(f"the state of {name} is not whole")

@@ -52,7 +52,7 @@ from fastcl_cli.train.device import Device, choose_device
 from fastcl_cli.train.folder import RunFolder, unwritable
 from fastcl_cli.train.inputs import InputMaker
 from fastcl_cli.train.loop import Meter, Stop, check_batches, run_steps
-from fastcl_cli.train.optim import build_optimizer, trained_parameters
+from fastcl_cli.train.optim import build_optimizer
 from fastcl_cli.train.schedules import Schedules
 from fastcl_cli.train.step import Trainer
 
@@ -124,7 +124,7 @@ class Session:
     @property
     def parameters(self) -> int:
         """Number of trained parameters."""
-        return sum(p.numel() for p in trained_parameters(self.method).values())
+        return sum(p.numel() for p in self.method.trained().values())
 
     def train(self) -> None:
         """Train, write checkpoints and the backbone, and tell the screen.
@@ -181,7 +181,8 @@ class Session:
             if request.init_from is not None:
                 copy_backbone(request.init_from, self.method)
             if self._leads:
-                folder.create(overwrite=request.overwrite)
+                # A run that was stopped before its first checkpoint starts again.
+                folder.create(overwrite=request.overwrite or request.resume == "auto")
                 self._describe()
             distributed.wait()
             return 0
