@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from fastcl_cli.errors import CheckpointError, ConfigError, UsageError
-from fastcl_cli.events import Event, RunFinished, StepLogged
+from fastcl_cli.events import Event, Notice, RunFinished, StepLogged
 from fastcl_cli.schedule import Request, compile_text
 from fastcl_cli.train.session import RunRequest, Session
 
@@ -268,3 +268,20 @@ def test_init_from_starts_with_those_weights(whole: Path, tmp_path: Path) -> Non
     run(tmp_path / "run", max_steps=0, init_from=whole / "backbone.safetensors")
     started, source = (load_file(p / "backbone.safetensors") for p in (tmp_path / "run", whole))
     assert all(torch.equal(started[k], v) for k, v in source.items())
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["dino without centring", "moco"])
+def test_the_watch_speaks_of_a_collapse_alone(tmp_path: Path, told: bool) -> None:
+    """DINO whose centre never moves, and a soft teacher: nothing keeps the features apart. The
+    contrast is MoCo-v3 on the same data, whose negatives do."""
+    collapse = "method dino; locals 0 16; solarize 0 0 0; head 64 32 128; teacher_temperature 0.1;"
+    collapse += "momentum 0.9 -> 1; drop_path 0; center_momentum 1; lr 2e-3;"
+    healthy = "method moco; head 64 32; lr 1e-3;"
+    text = (collapse if told else healthy) + (
+        "data digits; image 32; batch 128; precision float32; flip 0; warmup 10%; crop 0.5 1;"
+        "model vit_tiny_patch16_224 (embed_dim=32, depth=2, num_heads=2, patch_size=8);"
+        "epochs 0-12: full;"
+    )
+    events = run(tmp_path / "run", text, log_every=3, save_every=1000)
+    notices = [event.text for event in events if isinstance(event, Notice)]
+    assert any("nearly the same features" in text for text in notices) is told

@@ -35,9 +35,14 @@ class Input:
 class Loss:
     """What a batch gives: this process's loss, a scalar in float32 or wider, whose mean over
     processes is the loss of the global batch; and what the method's own state should move towards
-    if the batch is trained on (`Method.absorb`), the same in all processes."""
+    if the batch is trained on (`Method.absorb`), the same in all processes.
+
+    ``features`` are the backbone's of the first view, (B, D) without gradient, to judge the run's
+    health by.
+    """
 
     value: Tensor
+    features: Tensor
     statistics: Tensor | None = None
 
 
@@ -71,6 +76,10 @@ class Method(nn.Module, ABC):
     def frozen(self, epochs: float) -> list[nn.Parameter]:
         """Parameters that are not updated yet at this point of the run."""
         return []
+
+    @abstractmethod
+    def collapse_loss(self, batch: int) -> float:
+        """The loss of outputs that do not depend on the image, for a global batch of ``batch``."""
 
     @abstractmethod
     def decays(self, name: str, parameter: nn.Parameter) -> bool:

@@ -13,6 +13,7 @@ Departure: the prototypes' cross entropy is computed view by view with its gradi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -137,7 +138,8 @@ class DINO(Method):
 
     def loss(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
         student_head, teacher_head = self._heads
-        student = torch.stack([student_head(x) for x in encode(self.online["backbone"], online)])
+        features = encode(self.online["backbone"], online)
+        student = torch.stack([student_head(x) for x in features])
         with torch.no_grad():
             assert self.target is not None
             z = torch.stack([teacher_head(x) for x in encode(self.target["backbone"], target)])
@@ -146,7 +148,10 @@ class DINO(Method):
             teacher = ((logits - self.center) / temperature).softmax(dim=2)
             mean = distributed.average(logits.mean(dim=(0, 1)))
         value = PrototypeLoss.apply(student, student_head.prototypes, teacher, self.temperature)
-        return Loss(value, mean)
+        return Loss(value, features[0].detach(), mean)
+
+    def collapse_loss(self, batch: int) -> float:
+        return math.log(len(self.center))
 
     def absorb(self, statistics: Tensor) -> None:
         """Move the centre towards the mean teacher output of a batch (eq. 4 of the paper)."""

@@ -70,13 +70,17 @@ class MoCo(Method):
 
     def loss(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
         """contrast(q1, k2) + contrast(q2, k1): a query's positive is the other view's key."""
-        queries = [self._query(x) for x in encode(self.online["backbone"], online)]
+        features = encode(self.online["backbone"], online)
+        queries = [self._query(x) for x in features]
         with torch.no_grad():
             keys = [self._key(x) for x in encode(self._target["backbone"], target)]
         (q1, q2), (k1, k2) = queries, keys
         with torch.autocast(q1.device.type, enabled=False):
             value = contrast(q1, k2, self.temperature) + contrast(q2, k1, self.temperature)
-        return Loss(value)
+        return Loss(value, features[0].detach())
+
+    def collapse_loss(self, batch: int) -> float:
+        return 2 * 2 * self.temperature * math.log(batch)
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         return True

@@ -10,6 +10,7 @@ rate written as 2e-4 per 256, so that it follows the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -56,11 +57,14 @@ class SimCLR(Method):
         self.target = None
 
     def loss(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
-        first, second = (
-            self.online["projector"](x) for x in encode(self.online["backbone"], online)
-        )
+        features = encode(self.online["backbone"], online)
+        first, second = (self.online["projector"](x) for x in features)
         with torch.autocast(first.device.type, enabled=False):
-            return Loss(nt_xent(first, second, self.temperature))
+            value = nt_xent(first, second, self.temperature)
+        return Loss(value, features[0].detach())
+
+    def collapse_loss(self, batch: int) -> float:
+        return math.log(2 * batch - 1)
 
     def decays(self, name: str, parameter: nn.Parameter) -> bool:
         return parameter.ndim >= 2

@@ -18,7 +18,7 @@ from torch import Tensor
 
 PATIENCE = 5
 """Log lines in a row that must show a sign."""
-LEAST_STD = 0.1
+LEAST_STD = 0.05
 NEAR_COLLAPSE = 0.005
 SPIKE = 10.0
 
@@ -49,28 +49,28 @@ def effective_rank(features: Tensor) -> float:
 
 
 class Watch:
-    """Looks at each log line and says what a person should know.
+    """Looks at each log line and says what a person should know."""
 
-    Args:
-        collapse_loss: the loss of a method whose output no longer depends on the image.
-    """
-
-    def __init__(self, collapse_loss: float) -> None:
-        self._collapse_loss = collapse_loss
+    def __init__(self) -> None:
         self._streaks: dict[str, int] = {}
         self._said: set[str] = set()
-        self._lowest = math.inf
+        self._lowest = math.inf  # loss so far, relative to the collapsed one
         self._norms: deque[float] = deque(maxlen=50)
 
-    def look(self, line: Mapping[str, Any]) -> list[str]:
-        """Warnings that a log line gives cause for, each with its remedy."""
+    def look(self, line: Mapping[str, Any], collapse_loss: float) -> list[str]:
+        """Warnings that a log line gives cause for, each with its remedy.
+
+        Args:
+            collapse_loss: the loss of outputs that do not depend on the image.
+        """
         loss, norm, std = line["loss"], line["gradient_norm"], line["feature_std"]
-        self._lowest = min(self._lowest, loss)
+        relative = loss / collapse_loss
+        self._lowest = min(self._lowest, relative)
         usual = median(self._norms) if len(self._norms) >= 10 else math.inf
         self._norms.append(norm)
-        near = abs(loss - self._collapse_loss) <= NEAR_COLLAPSE * self._collapse_loss
+        near = abs(relative - 1) <= NEAR_COLLAPSE
         # A young run starts at the collapsed loss; one that comes back to it has collapsed.
-        came_back = near and self._lowest < (1 - 4 * NEAR_COLLAPSE) * self._collapse_loss
+        came_back = near and self._lowest < 1 - 4 * NEAR_COLLAPSE
         signs = {
             f"all images get nearly the same features (std {std:.3f} of 1)": (
                 "std",

@@ -50,6 +50,7 @@ from fastcl_cli.plan import Plan
 from fastcl_cli.schedule import Loaded
 from fastcl_cli.train.device import Device, choose_device
 from fastcl_cli.train.folder import RunFolder, unwritable
+from fastcl_cli.train.health import Watch
 from fastcl_cli.train.inputs import InputMaker
 from fastcl_cli.train.loop import Meter, Stop, check_batches, run_steps
 from fastcl_cli.train.optim import build_optimizer
@@ -114,6 +115,7 @@ class Session:
         self.optimizer: AdamW = build_optimizer(self.method, self.config.betas)
         self.folder = RunFolder(request.out)
         self._meter = Meter(self.plan, {})
+        self._watch = Watch()
         distributed.need_equal(repr(self._header(0)), "the run")
 
     @property
@@ -274,6 +276,8 @@ class Session:
         if self._leads:
             self.folder.append_metrics(metrics)
         self._emit(StepLogged(metrics))
+        for warning in self._watch.look(metrics, self.method.collapse_loss(metrics["batch"])):
+            self._emit(Notice(warning))
 
     def _save(self, step: int) -> None:
         if not self._leads:

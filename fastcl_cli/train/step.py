@@ -7,7 +7,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
@@ -24,12 +24,13 @@ from fastcl_cli.train.schedules import Schedules, Values
 
 @dataclass(frozen=True, slots=True)
 class StepResult:
-    """What one step did: the global batch's loss, the norm of its gradient before clipping, and the
-    values it ran with."""
+    """What one step did: the global batch's loss, the norm of its gradient before clipping, the
+    values it ran with, and this process's features of the first view, (b, D)."""
 
     loss: float
     gradient_norm: float
     values: Values
+    features: Tensor
 
 
 class _LossModule(nn.Module):
@@ -92,7 +93,8 @@ class Trainer:
         norm = gradient_norm(self.method.online.parameters())
         if self.clip is not None:
             clip_each(self.method.online.parameters(), self.clip)
-        result = StepResult(float(distributed.average(loss.value.detach())), float(norm), values)
+        whole = distributed.average(loss.value.detach())
+        result = StepResult(float(whole), float(norm), values, loss.features)
         if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
             raise NumericalError(
                 f"step {step}: loss {result.loss}, gradient norm {result.gradient_norm}; "
