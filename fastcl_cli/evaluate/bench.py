@@ -85,15 +85,11 @@ class Bench:
             "crop_ratio": ratio,
             "resize": "bicubic",
         }
-        cached = "linear" in settings.tasks and not settings.augment
-        of_train = "knn" in settings.tasks or settings.dump is not None or cached
-        of_val = of_train or "linear" in settings.tasks
-        self.of_train = self.features(self.train) if of_train else []
-        self.of_val = self.features(self.val) if of_val else []
-
-    def features(self, images: Images, rows: Any = None) -> list[Features]:
-        """Features under each network; ``rows`` as for `extract`."""
-        return extract(self.networks, images, self.reading, rows, progress=self.progress)
+        self.of_train: list[Features] = []
+        self.of_val: list[Features] = []
+        if settings.dump is not None or {"knn", "linear"} & set(settings.tasks):
+            self.of_train = extract(networks, self.train, self.reading, progress=progress)
+            self.of_val = extract(networks, self.val, self.reading, progress=progress)
 
     def last(self, features: Features) -> Features:
         """timm's own features among those of ``reading``."""

@@ -8,9 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -67,7 +65,6 @@ def extract(
     networks: Sequence[Encoder],
     images: Images,
     reading: Reading = CLS,
-    rows: NDArray[np.int64] | None = None,
     batch: int = 256,
     progress: Progress | None = None,
 ) -> list[Features]:
@@ -76,17 +73,16 @@ def extract(
     The networks are moved to the images' device and put into evaluation mode; they see all tokens.
 
     Args:
-        rows: which images; all by default.
         batch: images at a time; bounds the memory beside the result.
 
     Raises:
         DataError: the data set has no labels, or a record is damaged.
     """
-    labels = images.labels if rows is None else images.labels[torch.from_numpy(rows)]
+    labels = images.labels
     networks = [network.to(images.device).eval() for network in networks]
     parts: list[list[Tensor]] = [[] for _ in networks]
     done = 0
-    for view, indices in images.centre(rows, batch):
+    for view, indices in images.centre(batch):
         for network, part in zip(networks, parts, strict=True):
             part.append(reading(network, view).cpu())
         done += len(indices)

@@ -66,16 +66,13 @@ class Images:
         """
         return torch.from_numpy(_labels(self.data))
 
-    def centre(
-        self, rows: NDArray[np.int64] | None = None, batch: int = 256
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Centre crops of the images ``rows`` (all, by default) in their order.
+    def centre(self, batch: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
+        """Centre crops of all images, in their order.
 
         Yields:
             (B, 3, image, image), normalised, and int64 (B,), which images they are of.
         """
-        rows = np.arange(self.data.images) if rows is None else rows
-        with self._loader.stream(rows, batch) as stream:
+        with self._loader.stream(np.arange(self.data.images), batch) as stream:
             for decoded in stream:
                 part = decoded.indices.numpy()
                 view = eval_view(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +12,14 @@ from fastcl_cli.errors import DataError
 from fastcl_cli.evaluate.bench import LR_PER_BATCH, Bench, Row
 from fastcl_cli.evaluate.features import Features
 from fastcl_cli.evaluate.images import crop_and_flip, training_order
-from fastcl_cli.evaluate.linear import INITIAL, MOMENTUM, LinearProbe, Outcome, hold_out
+from fastcl_cli.evaluate.linear import (
+    INITIAL,
+    MOMENTUM,
+    LinearProbe,
+    Outcome,
+    Standardiser,
+    hold_out,
+)
 
 
 def linear_rows(bench: Bench) -> list[list[Row]]:
@@ -30,21 +36,31 @@ def linear_rows(bench: Bench) -> list[list[Row]]:
     held = _held_out(bench)
     columns = [bench.columns(blocks, settings.pool) for blocks in settings.blocks]
     probes = [[_probe(bench, part, held) for part in columns] for _ in bench.networks]
+    standard = [Standardiser(features.values) for features in bench.of_train]
     batches = _streamed(bench) if settings.augment else _cached(bench)
     for step, (values, rows) in enumerate(batches):
-        for features, own in zip(values, probes, strict=True):
+        for features, standardise, own in zip(values, standard, probes, strict=True):
+            scaled = standardise(features)
             for probe, part in zip(own, columns, strict=True):
-                probe.step(features[:, part], rows, step)
+                probe.step(scaled[:, part], rows, step)
         if bench.progress is not None:
             bench.progress("linear probe", step + 1, bench.steps)
-    choosing = _choosing(bench, held)
     return [
         [
             _row(bench, blocks, probe.outcome(_part(chosen, part), _part(val, part)), held)
             for probe, part, blocks in zip(own, columns, settings.blocks, strict=True)
         ]
-        for own, chosen, val in zip(probes, choosing, bench.of_val, strict=True)
+        for own, chosen, val in zip(
+            probes,
+            [Features(x.values[held], x.labels[held]) for x in _scaled(standard, bench.of_train)],
+            _scaled(standard, bench.of_val),
+            strict=True,
+        )
     ]
+
+
+def _scaled(standard: list[Standardiser], features: list[Features]) -> list[Features]:
+    return [Features(s(f.values), f.labels) for s, f in zip(standard, features, strict=True)]
 
 
 def _held_out(bench: Bench) -> Tensor:
@@ -60,16 +76,6 @@ def _held_out(bench: Bench) -> Tensor:
             "give one: --linear-lr X",
         )
     return held
-
-
-def _choosing(bench: Bench, held: Tensor) -> list[Features]:
-    """Features of centre crops of the images held out, under each network."""
-    if bench.settings.augment and held.any():
-        return bench.features(bench.train, np.flatnonzero(held.numpy()))
-    if bench.settings.augment:
-        nothing = Features(torch.empty(0, bench.of_val[0].values.shape[1]), held[:0].long())
-        return [nothing for _ in bench.networks]
-    return [Features(f.values[held], f.labels[held]) for f in bench.of_train]
 
 
 def _probe(bench: Bench, part: slice, held: Tensor) -> LinearProbe:
@@ -124,6 +130,7 @@ def _row(bench: Bench, blocks: int, outcome: Outcome, held: Tensor) -> Row:
         "blocks": blocks,
         "features": "[CLS] and mean of patch tokens" if settings.pool else "[CLS]",
         "views": f"{bench.augmentation()}, streamed" if settings.augment else "centre, cached",
+        "standardised": "columns, over the training set's centre crops",
         **choice,
         "optimizer": "SGD",
         "momentum": MOMENTUM,

@@ -76,7 +76,7 @@ def probe(
     settings: ProbeSettings | None = None,
     progress: Progress | None = None,
 ) -> ProbeResult:
-    """Do the tasks of ``settings`` with a checkpoint's backbone: train on one set, judge on another.
+    """Do the tasks of ``settings`` with a backbone: train on one set, judge on another.
 
     Features are float32 of the uncompressed image.
 

@@ -85,7 +85,10 @@ def _protocol(row: Row) -> str:
     rate = f"{p['optimizer']}, lr per {p['lr_per_batch']} images, {p['decay']}"
     if row.task == "linear":
         chosen = f"chosen by {p['chosen_by']}" if "chosen_by" in p else "as given"
-        return f"linear: {p['features']}, {p['views']}; {length}; {rate}, {chosen}; {common}"
+        return (
+            f"linear: {p['features']}, standardised, {p['views']}; {length}; {rate}, {chosen}; "
+            f"{common}"
+        )
     return (
         f"finetune: {p['views']}; {length}; {rate}, warm-up {p['warmup']}, weight decay "
         f"{p['weight_decay']:g}, layer decay {p['layer_decay']:g}, drop path {p['drop_path']:g}, "
