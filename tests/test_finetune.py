@@ -86,12 +86,12 @@ def test_fine_tuning_beats_the_linear_probe(digits: tuple[Beton, Beton], untrain
         untrained,
         *digits,
         ProbeSettings(
-            tasks=("finetune",), epochs=30, batch=32, finetune_lr=2e-2, crop_min=1.0, flip=0.0,
+            tasks=("finetune",), epochs=20, batch=32, finetune_lr=2e-2, crop_min=1.0, flip=0.0,
             layer_decay=1.0, drop_path=0.0, precision="float32",
         ),
     )  # fmt: skip
     assert tuned.results[0].top1 > linear.results[0].top1 + 0.05
-    assert tuned.results[0].protocol["steps"] == 30 * 31
+    assert tuned.results[0].protocol["steps"] == 20 * 31
 
 
 def test_seeded_with_every_draw_in_play(digits: tuple[Beton, Beton], untrained: Path) -> None:
@@ -102,7 +102,7 @@ def test_seeded_with_every_draw_in_play(digits: tuple[Beton, Beton], untrained: 
             tasks=("finetune",), epochs=1, batch=64, drop_path=0.3, label_smoothing=0.1, seed=seed,
             finetune_lr=1e-2, precision="float32",
         )  # fmt: skip
-        torch.manual_seed(seed + torch.initial_seed() % 1000)
+        torch.rand(3)  # Moves torch's own generator, on which nothing may depend.
         (row,) = probe(untrained, *digits, settings).results
         return row.top1, row.top5, row.mean_class
 

@@ -17,6 +17,7 @@ from test_checkpoint import HEADER, trained
 from tiny import DEPTH, IMAGE, WIDTH, spec
 
 from fastcl_cli.checkpoint import load_backbone, save_backbone, save_run, timm_line
+from fastcl_cli.cli import main
 from fastcl_cli.data.beton import Beton, open_beton
 from fastcl_cli.errors import CheckpointError, DataError, UsageError
 from fastcl_cli.evaluate.features import Reading
@@ -95,14 +96,13 @@ def test_the_weights_asked_for_are_judged(
     data: tuple[Beton, Beton], saved: Path, tmp_path: Path
 ) -> None:
     method = trained()[0]
-    for weights, network in (("target", method.target), ("online", method.online)):
-        probe(saved, *data, ProbeSettings(weights=weights, dump=tmp_path / weights))  # type: ignore[arg-type]
+    for weights, network in ((None, method.target), ("online", method.online)):
+        result = probe(saved, *data, ProbeSettings(weights=weights, dump=tmp_path / str(weights)))  # type: ignore[arg-type]
         with torch.no_grad():
             expected = network["backbone"].eval()(views(data[1]))  # type: ignore[index, operator, union-attr]
-        found = load_file(tmp_path / weights / "val.safetensors")["features"]
+        found = load_file(tmp_path / str(weights) / "val.safetensors")["features"]
         assert (found - expected).abs().max() <= 1e-5
-    result = probe(saved, *data, ProbeSettings())
-    assert result.results[0].protocol["weights"] == "target"
+        assert result.results[0].protocol["weights"] == (weights or "target")
 
 
 def test_weights_that_a_file_does_not_hold(saved: Path, backbone: Path, tmp_path: Path) -> None:
@@ -247,6 +247,33 @@ def test_settings_given_and_left_out() -> None:
     assert settings_of(none) == ProbeSettings()
     given = {"tasks": ["linear", "linear"], "augment": True, "flip": 0.0, "blocks": [4, 1]}
     assert settings_of(given) == ProbeSettings(("linear",), augment=True, flip=0.0, blocks=(4, 1))
+
+
+def test_on_the_command_line(
+    data: tuple[Beton, Beton], backbone: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Every option of every task reaches its place."""
+    words = f"probe {backbone} --train {data[0].path} --val {data[1].path} --json --untrained "
+    words += "--task linear --task finetune --task knn --k 3 --temperature 0.2 --blocks 2 --pool "
+    words += "--augment --linear-lr 0.1 --linear-lr 0.2 --epochs 2 --batch 15 --crop-min 0.3 "
+    words += "--flip 0 --finetune-lr 1e-3 --layer-decay 0.6 --drop-path 0.2 --label-smoothing 0.1 "
+    words += "--precision float32 --seed 4 --crop-ratio 0.9 --weights target"
+    monkeypatch.setattr("sys.argv", ["fastcl", *words.split()])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    stdout, stderr = capsys.readouterr()
+    assert (caught.value.code or 0, stderr) == (0, "")
+    result = json.loads(stdout)
+    linear, tuned, knn = (row["protocol"] for row in result["results"])
+    assert len(result["untrained"]) == 3
+    assert (knn["k"], knn["temperature"], knn["crop_ratio"]) == (3, 0.2, 0.9)
+    assert (linear["blocks"], linear["seed"], linear["steps"]) == (2, 4, 8)
+    assert linear["features"] == "[CLS] and mean of patch tokens"
+    assert [entry["lr"] for entry in linear["sweep"]] == [0.1, 0.2]
+    assert linear["views"].startswith(tuned["views"]) and "(0.3, 1), flip 0" in tuned["views"]
+    names = ("lr", "layer_decay", "drop_path", "label_smoothing", "precision", "steps")
+    assert [tuned[name] for name in names] == [1e-3, 0.6, 0.2, 0.1, "float32", 8]
 
 
 def test_dump_into_a_file_is_refused(

@@ -92,7 +92,7 @@ class Images:
         step = 0
         for epoch in range(epochs):
             order = training_order(self.data.images, batch, seed, epoch)
-            with self._loader.stream(order, min(batch, len(order))) as stream:
+            with self._loader.stream(order, batch) as stream:
                 for decoded in stream:
                     part = decoded.indices.numpy()
                     draws = torch.Generator().manual_seed(derive_seed(seed, "probe views", step))

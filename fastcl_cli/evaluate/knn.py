@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastcl_cli.evaluate.features import Features
+from fastcl_cli.evaluate.images import Progress
 from fastcl_cli.evaluate.metrics import Accuracy, Tally
 
 CPU = torch.device("cpu")
@@ -33,6 +34,7 @@ def knn_accuracy(
     device: torch.device = CPU,
     rows: int = 1024,
     columns: int = 65536,
+    progress: Progress | None = None,
 ) -> list[Vote]:
     """Accuracy of a vote among the k most cosine-similar images of ``bank``.
 
@@ -58,6 +60,8 @@ def knn_accuracy(
             # In float64, and relative to the nearest: no temperature overflows.
             weights = ((similarity - similarity[:, :1]).double() / temperature).exp().cpu()
             tally.add(_ranked(voted[:, :k], weights[:, :k], classes), queries.labels[part])
+        if progress is not None:
+            progress("neighbours", min(start + rows, len(queries.values)), len(queries.values))
     return [
         Vote(k, temperature, tally.accuracy())
         for (k, temperature), tally in zip(settings, tallies, strict=True)

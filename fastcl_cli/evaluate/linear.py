@@ -70,7 +70,7 @@ class Sweep:
         The gradient of the mean cross-entropy by the logits is (softmax - one-hot) / B.
         """
         gradient = self.scores(features).softmax(dim=2)
-        gradient[torch.arange(len(labels)), :, labels] -= 1
+        gradient[torch.arange(len(labels), device=labels.device), :, labels] -= 1
         gradient /= len(labels)
         by_weight = (features.T @ gradient.flatten(1)).view_as(self.weight)
         rates = self.rates[:, None] * ((1 + math.cos(math.pi * step / self._steps)) / 2)

@@ -16,9 +16,9 @@ from fastcl_cli.errors import UsageError
 from fastcl_cli.evaluate.bench import LR_PER_BATCH, Bench, Row
 from fastcl_cli.evaluate.finetune import BETAS, WARMUP, WEIGHT_DECAY, Recipe, finetune
 from fastcl_cli.evaluate.images import Progress
-from fastcl_cli.evaluate.knn import knn_accuracy
+from fastcl_cli.evaluate.knn import Vote, knn_accuracy
 from fastcl_cli.evaluate.linear_rows import linear_rows
-from fastcl_cli.evaluate.settings import DEFAULT_KS, ProbeSettings
+from fastcl_cli.evaluate.settings import DEFAULT_KS, ProbeSettings, Task
 from fastcl_cli.extras import available_cores
 from fastcl_cli.methods.build import build_backbone
 from fastcl_cli.train.device import choose_device
@@ -94,39 +94,48 @@ def probe(
     bench = Bench(networks, spec, train, val, settings, progress)
     if settings.dump is not None:
         bench.dump(settings.dump, checkpoint)
-    rows: list[list[Row]] = [[] for _ in networks]
-    for task in settings.tasks:
+    done: dict[Task, list[list[Row]]] = {}
+    # Fine-tuning last: its precision may be another than the features'.
+    for task in sorted(settings.tasks, key=lambda name: name == "finetune"):
         if task == "knn":
-            more = _knn_rows(bench, ks)
+            done[task] = _knn_rows(bench, ks)
         else:
-            more = linear_rows(bench) if task == "linear" else _finetune_rows(bench)
-        for own, new in zip(rows, more, strict=True):
-            own.extend(new)
+            done[task] = linear_rows(bench) if task == "linear" else _finetune_rows(bench)
+    rows = [
+        tuple(row for task in settings.tasks for row in done[task][number])
+        for number in range(len(networks))
+    ]
     return ProbeResult(
         str(checkpoint),
-        tuple(rows[0]),
-        tuple(rows[1]) if settings.untrained else None,
+        rows[0],
+        rows[1] if settings.untrained else None,
         train.images,
         val.images,
     )
 
 
 def _knn_rows(bench: Bench, ks: tuple[int, ...]) -> list[list[Row]]:
-    temperatures, device = bench.settings.temperature, bench.compute.device
+    def row(vote: Vote) -> Row:
+        protocol = {
+            "k": vote.k,
+            "temperature": vote.temperature,
+            "similarity": "cosine",
+            **bench.common,
+            "precision": "float32",
+        }
+        return Row.of("knn", vote.accuracy, protocol)
+
     return [
         [
-            Row.of(
-                "knn",
-                vote.accuracy,
-                {
-                    "k": vote.k,
-                    "temperature": vote.temperature,
-                    "similarity": "cosine",
-                    **bench.common,
-                    "precision": "float32",
-                },
+            row(vote)
+            for vote in knn_accuracy(
+                bench.last(known),
+                bench.last(asked),
+                ks,
+                bench.settings.temperature,
+                bench.compute.device,
+                progress=bench.progress,
             )
-            for vote in knn_accuracy(bench.last(known), bench.last(asked), ks, temperatures, device)
         ]
         for known, asked in zip(bench.of_train, bench.of_val, strict=True)
     ]
