@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -234,10 +235,13 @@ def test_one_image_of_each_class_leaves_none_to_choose_by(
         ({"tasks": ["linear"], "k": [5]}, "--k has no effect on linear"),
         ({"tasks": ["linear", "knn"], "layer_decay": 0.5}, "--layer-decay has no effect on"),
         ({"tasks": ["linear"], "flip": 0.0}, "--flip has no effect on centre crops"),
+        ({"temperature": [0.1, math.nan]}, "--temperature .*: a finite number is needed"),
         ({"seed": 1}, "--seed has no effect on knn"),
     ],
 )
-def test_a_setting_without_effect_is_refused(given: dict[str, object], message: str) -> None:
+def test_a_setting_without_effect_or_sense_is_refused(
+    given: dict[str, object], message: str
+) -> None:
     with pytest.raises(UsageError, match=message):
         settings_of(given)
 

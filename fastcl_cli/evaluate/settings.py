@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,7 +92,7 @@ def settings_of(given: Mapping[str, Any]) -> ProbeSettings:
     """Settings from those that were given; None, False and empty lists stand for the default.
 
     Raises:
-        UsageError: a setting would have no effect on the tasks asked for.
+        UsageError: a setting would have no effect on the tasks asked for, or is not finite.
     """
     chosen: dict[str, Any] = {
         name: tuple(dict.fromkeys(value)) if isinstance(value, list) else value
@@ -99,7 +100,7 @@ def settings_of(given: Mapping[str, Any]) -> ProbeSettings:
         if value is not None and value is not False and value != []
     }
     settings = ProbeSettings(**chosen)
-    for name in chosen:
+    for name, value in chosen.items():
         wanted = _FOR.get(name, settings.tasks)
         option = f"--{name.replace('_', '-')}"
         if not set(wanted) & set(settings.tasks):
@@ -107,6 +108,9 @@ def settings_of(given: Mapping[str, Any]) -> ProbeSettings:
             raise UsageError(
                 f"{option} has no effect on {', '.join(settings.tasks)}", f"add {tasks}"
             )
+        numbers = value if isinstance(value, tuple) else (value,)
+        if any(isinstance(x, float) and not math.isfinite(x) for x in numbers):
+            raise UsageError(f"{option} {value}: a finite number is needed")
         if name in ("crop_min", "flip") and not ("finetune" in settings.tasks or settings.augment):
             raise UsageError(
                 f"{option} has no effect on centre crops", "add --augment or --task finetune"
