@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -30,6 +30,7 @@ from fastcl_cli.model.vit import Encoder
 from fastcl_cli.vit_table import OPTIONS, vit_shape
 
 FORMAT = 1
+Weights: TypeAlias = Literal["target", "online"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,21 +104,43 @@ def save_backbone(path: Path, backbone: Encoder, spec: BackboneSpec, step: int) 
     )
 
 
-def load_backbone(path: Path) -> tuple[Encoder, BackboneSpec]:
-    """The backbone of a backbone file, or of a run checkpoint (target weights where it has them).
+def load_backbone(path: Path, weights: Weights | None = None) -> tuple[Encoder, BackboneSpec]:
+    """The backbone of a backbone file, or of a run checkpoint.
+
+    Args:
+        weights: which of a run's two networks; None takes `default_weights`.
 
     Raises:
-        CheckpointError: missing or damaged file, no such backbone, other names or shapes.
+        CheckpointError: missing or damaged file, no such backbone, other names or shapes, or the
+            file does not hold the weights asked for.
     """
     header = _read_header(path)
     spec = _read_spec(path, header)
+    weights = weights or default_weights(spec)
+    if weights != default_weights(spec) and (header["kind"] != "run" or weights == "target"):
+        raise CheckpointError(f"{path}: {_other_weights(spec, weights)}")
     tensors = _read_tensors(path)
     if header["kind"] == "run":
-        tensors = _below(tensors, "target.backbone.vit.") or _below(tensors, "online.backbone.vit.")
+        tensors = _below(tensors, f"{weights}.backbone.vit.")
     _check_size(path, spec, tensors)
     encoder = build_backbone(spec)
     _load(path, encoder.vit, tensors)
     return encoder, spec
+
+
+def default_weights(spec: BackboneSpec) -> Weights:
+    """The network that a method is judged by, and the only one in a backbone file: the target,
+    where there is one."""
+    return "online" if spec.method == "simclr" else "target"
+
+
+def _other_weights(spec: BackboneSpec, weights: Weights) -> str:
+    if spec.method == "simclr":
+        return f"SimCLR trains one network, the online one; there are no {weights} weights"
+    return (
+        f"a backbone file holds one network, the {default_weights(spec)}; "
+        f"the {weights} weights are in the run's checkpoints"
+    )
 
 
 def copy_backbone(path: Path, method: Method) -> None:

@@ -2,73 +2,107 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from fastcl_cli.data.beton import Beton
-from fastcl_cli.data.loader import DecodedLoader
-from fastcl_cli.data.views import eval_view
-from fastcl_cli.errors import DataError
+from fastcl_cli.evaluate.images import Images, Progress
+from fastcl_cli.files import replacing
 from fastcl_cli.model.vit import Encoder
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """``values`` float32 (N, D) and ``labels`` int64 (N,), in the data set's order, on the CPU."""
+    """``values`` float32 (N, columns) and ``labels`` int64 (N,), in the data set's order, on the
+    CPU."""
 
     values: Tensor
     labels: Tensor
 
 
-def default_crop_ratio(image: int) -> float:
-    """Share of the short side that the evaluation crop shows: the usual 224 of 256, but all of it
-    for small images, whose subjects fill the frame."""
-    return 0.875 if image >= 128 else 1.0
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Which tokens of a network are its features: the [CLS] of the last ``blocks`` blocks, and
+    with ``mean`` the mean of the last block's patch tokens; all after the final norm.
+
+    Columns are in this order: [CLS] of the earliest block, ..., of the last block, mean.
+    """
+
+    blocks: int = 1
+    mean: bool = False
+
+    @torch.no_grad()
+    def __call__(self, network: Encoder, view: Tensor) -> Tensor:
+        """Features of ``view``: float32 (B, columns)."""
+        tokens = network.last_tokens(view, self.blocks)
+        parts = [network.vit.forward_head(block, pre_logits=True) for block in tokens]
+        if self.mean:
+            parts.append(tokens[-1][:, network.vit.num_prefix_tokens :].mean(dim=1))
+        return torch.cat(parts, dim=1).float()
+
+    def columns(self, width: int, blocks: int, mean: bool) -> slice:
+        """Where these features hold those of a smaller reading of a network of that width.
+
+        A mean without the last block, or blocks with and without a gap, never occur: the columns
+        are adjacent.
+        """
+        assert blocks <= self.blocks and (self.mean or not mean)
+        return slice((self.blocks - blocks) * width, (self.blocks + mean) * width)
 
 
-@torch.inference_mode()
+CLS = Reading()
+"""timm's own features."""
+
+
+@torch.no_grad()
 def extract(
     networks: Sequence[Encoder],
-    data: Beton,
-    image: int,
-    crop_ratio: float,
-    device: torch.device,
-    threads: int,
+    images: Images,
+    reading: Reading = CLS,
     batch: int = 256,
+    progress: Progress | None = None,
 ) -> list[Features]:
-    """Features of every image under each network, decoding the images once.
+    """Features of centre crops under each network, decoding the images once.
 
-    The networks are moved to ``device`` and put into evaluation mode; they see all tokens.
+    The networks are moved to the images' device and put into evaluation mode; they see all tokens.
 
     Args:
-        image: side of the evaluation view in pixels.
-        crop_ratio: share of the short side that the centre crop shows.
-        batch: images at a time; bounds the memory.
+        batch: images at a time; bounds the memory beside the result.
 
     Raises:
         DataError: the data set has no labels, or a record is damaged.
     """
-    if data.labels is None:
-        raise DataError(
-            f"{data.path} has no labels, and features are judged by labels",
-            "use a folder with one sub-folder per class",
-        )
-    networks = [network.to(device).eval() for network in networks]
-    # Twice the view: the crop is resampled once more, and should not see the squash.
-    stored = int(max(data.heights.max(), data.widths.max()))
-    loader = DecodedLoader(data, min(stored, 2 * image), threads)
+    labels = images.labels
+    networks = [network.to(images.device).eval() for network in networks]
     parts: list[list[Tensor]] = [[] for _ in networks]
-    with loader.stream(np.arange(data.images), batch) as stream:
-        for decoded in stream:
-            rows = decoded.indices.numpy()
-            view = eval_view(
-                decoded.images.to(device), data.heights[rows], data.widths[rows], image, crop_ratio
-            )
-            for network, part in zip(networks, parts, strict=True):
-                part.append(network(view).float().cpu())
-    labels = torch.from_numpy(data.labels)
+    done = 0
+    for view, indices in images.centre(batch):
+        for network, part in zip(networks, parts, strict=True):
+            part.append(reading(network, view).cpu())
+        done += len(indices)
+        if progress is not None:
+            progress(f"features of {images.data.path.name}", done, len(labels))
     return [Features(torch.cat(part), labels) for part in parts]
+
+
+def dump(path: Path, features: Features, about: Mapping[str, Any]) -> None:
+    """Write ``features`` float32 (N, D) and ``labels`` int64 (N,) as safetensors, in one piece.
+
+    Args:
+        about: goes into the header's ``fastcl`` entry as JSON.
+
+    Raises:
+        OSError: the file could not be written.
+    """
+    with replacing(path) as part:
+        save_file(
+            {"features": features.values.contiguous(), "labels": features.labels},
+            part,
+            metadata={"fastcl": json.dumps(dict(about), sort_keys=True)},
+        )

@@ -77,6 +77,29 @@ class Encoder(nn.Module):
         self, view: Tensor, kept: Tensor | None = None, paths: Tensor | None = None
     ) -> Tensor:
         """All output tokens after the final norm, prefix first: (B, prefix + K, D)."""
+        x = self._embed(view, kept)
+        self._set_paths(paths)
+        output: Tensor = self.vit.norm(self.vit.blocks(x))
+        return output
+
+    def last_tokens(self, view: Tensor, blocks: int) -> list[Tensor]:
+        """What each of the last ``blocks`` blocks gives for all tokens, through the final norm.
+
+        Returns:
+            ``blocks`` tensors (B, prefix + L, D), the last block's at the end; it is `tokens`.
+        """
+        assert 1 <= blocks <= self.depth
+        x = self._embed(view, None)
+        self._set_paths(None)
+        outputs = []
+        for index, block in enumerate(self.vit.blocks):
+            x = block(x)
+            if index >= self.depth - blocks:
+                outputs.append(self.vit.norm(x))
+        return outputs
+
+    def _embed(self, view: Tensor, kept: Tensor | None) -> Tensor:
+        """The tokens that enter the first block."""
         # Dropping comes before the projection, which is linear in each patch: a dropped patch
         # costs nothing and its pixels get a gradient of exactly zero.
         patches = patchify(view, self.patch)
@@ -89,10 +112,8 @@ class Encoder(nn.Module):
         x = F.linear(patches, projection.weight.flatten(1), projection.bias)
         x = self.vit.patch_embed.norm(x) + position
         x = torch.cat([*self._prefix(len(x), prefix_position), x], dim=1)
-        self._set_paths(paths)
-        x = self.vit.blocks(self.vit.norm_pre(x))
-        output: Tensor = self.vit.norm(x)
-        return output
+        embedded: Tensor = self.vit.norm_pre(x)
+        return embedded
 
     def _set_paths(self, paths: Tensor | None) -> None:
         for index, block in enumerate(self.vit.blocks):

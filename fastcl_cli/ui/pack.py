@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from fastcl_cli.extras import available_cores, need_train
 from fastcl_cli.ui.console import stderr, stdout
+from fastcl_cli.ui.progress import progress_bar
 
 SHOWN = 20
 """Skipped images that are listed one by one."""
@@ -53,19 +50,3 @@ def run(
         f"{report.bytes / 1e6:,.1f} MB{left_out}",
         soft_wrap=True,
     )
-
-
-@contextmanager
-def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on stderr for work that reports (done, total); nothing where stderr is no terminal."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
-    console = stderr()
-    with Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task(text, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
