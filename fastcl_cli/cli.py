@@ -252,7 +252,8 @@ def run(
 def probe(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Backbone or checkpoint.")],
     data: Annotated[
-        str | None, typer.Option("--data", help="Folder with train/ and val/, or built-in name.")
+        str | None,
+        typer.Option("--data", help="Folder or built-in name. [default: the run's own data]"),
     ] = None,
     train: Annotated[Path | None, typer.Option("--train", help="Labelled beton to fit on.")] = None,
     val: Annotated[Path | None, typer.Option("--val", help="Labelled beton to judge on.")] = None,

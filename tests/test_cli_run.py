@@ -175,6 +175,16 @@ def test_run_probe_and_timm_agree_on_the_command_line(cli: Cli, beton: Path) -> 
     assert answer["results"][0]["protocol"]["k"] == 1
 
 
+def test_probe_takes_the_data_of_the_run(cli: Cli) -> None:
+    Path("test.fcs").write_text(SCHEDULE.replace('"train.beton"', "digits"))
+    code, _, _ = cli("run", "test.fcs", "--out", "out", "--max-steps", "1", "--ui", "none")
+    assert code == 0
+    for path in ("out/backbone.safetensors", "out/checkpoints/step-00000001.safetensors"):
+        code, stdout, _ = cli("probe", path, "--k", "20", "--json")
+        assert code == 0
+        assert json.loads(stdout)["n_val"] == 797
+
+
 def test_probe_refuses_a_cut_checkpoint(cli: Cli, beton: Path) -> None:
     Path("cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
     code, error, _ = cli.error("probe", "cut.safetensors", "--data", "digits")

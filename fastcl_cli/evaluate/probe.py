@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -39,6 +40,18 @@ class ProbeResult:
 
     def to_json(self) -> dict[str, Any]:
         return {"schema_version": 1, "fastcl": __version__, **asdict(self)}
+
+
+def data_of_run(checkpoint: Path) -> str | None:
+    """The data that a run was trained with, if ``checkpoint`` lies in its folder."""
+    for folder in (checkpoint.parent, checkpoint.parent.parent):
+        try:
+            described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            data = described["config"]["data"]
+        except (OSError, ValueError, KeyError, TypeError):
+            continue
+        return data if isinstance(data, str) else None
+    return None
 
 
 def open_probe_data(

@@ -31,8 +31,10 @@ def run(
     """Judge a checkpoint and print the rows; ``given`` as for `settings_of`."""
     settings = settings_of(given)
     need_train()
-    from fastcl_cli.evaluate.probe import open_probe_data, probe
+    from fastcl_cli.evaluate.probe import data_of_run, open_probe_data, probe
 
+    if data is None and train is None and val is None:
+        data = data_of_run(checkpoint)
     with progress_bar("packing") as progress:
         training, validation = open_probe_data(data, train, val, stderr().print, progress)
     with stage_bar() as stages:
