@@ -125,21 +125,22 @@ class Meter:
     def line(self, done: int, segment: Segment, result: StepResult) -> dict[str, Any]:
         """The log line after ``done`` updates, over the steps since the last one.
 
-        ``loss`` is their mean; ``feature_std`` and ``effective_rank`` (see `health`) are of this
-        process's images in the last step; ``step_s`` and ``data_wait_s`` are seconds per step;
+        ``loss`` is their mean; ``feature_std`` and ``effective_rank`` (see `health`) are of the
+        last step's global batch; ``step_s`` and ``data_wait_s`` are seconds per step;
         ``speedup`` is what the images so far would have cost without compression over what they
         did cost.
         """
         seconds = time.perf_counter() - self._since
         described = segment.to_json()
+        features = distributed.gather(result.features)
         metrics = {
             "step": done,
             "epoch": self._plan.epochs_at(done),
             "batch": segment.batch,
             "loss": self._loss / self._logged_steps,
             "gradient_norm": result.gradient_norm,
-            "feature_std": feature_std(result.features),
-            "effective_rank": effective_rank(result.features),
+            "feature_std": feature_std(features),
+            "effective_rank": effective_rank(features),
             "lr": result.values.lr,
             "weight_decay": result.values.weight_decay,
             "momentum": result.values.momentum,
