@@ -114,7 +114,7 @@ def test_forecast_follows_the_cost_that_is_left(monkeypatch: pytest.MonkeyPatch)
     """30 cheap steps in 3 s; what is left costs so much more, and so takes so much longer."""
     now = [100.0]
     monkeypatch.setattr("fastcl_cli.ui.run_words.time.monotonic", lambda: now[0])
-    forecast = Forecast(PLAN, 0, PLAN.steps)
+    forecast = Forecast(PLAN, PLAN.steps)
     assert forecast.seconds_left(0) is None
     now[0] += 3.0
     cheap, full = (s.sample_cost for s in PLAN.segments)

@@ -35,7 +35,7 @@ class Plain:
     def _lines(self, event: Event) -> list[str]:
         match event:
             case RunStarted():
-                self._forecast = Forecast(event.plan, event.step, event.stop_step)
+                self._forecast = Forecast(event.plan, event.stop_step)
                 self._stop_step = event.stop_step
                 return opening(event)
             case StepLogged():

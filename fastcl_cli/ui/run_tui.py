@@ -63,7 +63,7 @@ class Tui:
         match event:
             case RunStarted():
                 self._started = event
-                self._forecast = Forecast(event.plan, event.step, event.stop_step)
+                self._forecast = Forecast(event.plan, event.stop_step)
                 self._print(opening(event))
             case StepLogged():
                 self._last = event

@@ -58,19 +58,22 @@ def closing(event: RunFinished) -> list[str]:
 class Forecast:
     """Time left, following the remaining plan: what a unit of sample cost took, times what is left.
 
-    A unit's time is measured over the steps of this process alone, so a resumed run forecasts too.
+    A unit's time is measured from the first step that is asked about, over the steps of this
+    process alone: what comes before (compiling, warming up) happens once, and a resumed run
+    forecasts too.
     """
 
-    def __init__(self, plan: Plan, step: int, stop_step: int) -> None:
+    def __init__(self, plan: Plan, stop_step: int) -> None:
         self._plan = plan
-        self._first_cost = plan.cost_at(step)
         self._stop_cost = plan.cost_at(stop_step)
-        self._since = time.monotonic()
+        self._first: tuple[float, float] | None = None
 
     def seconds_left(self, step: int) -> float | None:
         """Seconds from now to the end, or None before anything was measured."""
-        spent = self._plan.cost_at(step) - self._first_cost
-        if spent <= 0:
+        now, cost = time.monotonic(), self._plan.cost_at(step)
+        if self._first is None:
+            self._first = now, cost
+        since, first_cost = self._first
+        if cost <= first_cost:
             return None
-        elapsed = time.monotonic() - self._since
-        return elapsed / spent * (self._stop_cost - self._plan.cost_at(step))
+        return (now - since) / (cost - first_cost) * (self._stop_cost - cost)
