@@ -45,6 +45,6 @@ def record(title: str, body: str, device: Device) -> None:
     print(body)
     command = " ".join(["python", *sys.argv])
     stamp = datetime.date.today().isoformat()
-    where = f"{device.name}, torch {torch.__version__}, timm {timm.__version__}"
+    where = f"{device.name}, {device.precision}, torch {torch.__version__}, timm {timm.__version__}"
     with RESULTS.open("a", encoding="utf-8") as file:
         file.write(f"\n## {title}\n\n`{command}`, {stamp}, {where}\n\n{body}\n")
