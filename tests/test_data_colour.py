@@ -10,7 +10,7 @@ from data_photos import squares
 from torchvision.transforms import functional as TF
 
 from fastcl_cli.data.augment import BRIGHTNESS, CONTRAST, HUE, SATURATION, ViewDraw
-from fastcl_cli.data.colour import colour_affine, hue_rotation
+from fastcl_cli.data.colour import colour_maps, hue_rotation
 
 WHOLE = torch.tensor([[0.0, 0.0, 1.0, 1.0]], dtype=torch.float64)
 TORCHVISION = {
@@ -38,8 +38,9 @@ def changed(images: torch.Tensor, factors: list[float], order: list[int], gray: 
             "grayscale": torch.full((count,), gray),
         }
     )
-    M = colour_affine(draw, images.mean((2, 3))).double()
-    return torch.einsum("nij,njhw->nihw", M[:, :, :3], images) + M[:, :, 3, None, None]
+    A, B = colour_maps(draw)
+    offset = B @ images.mean((2, 3))[:, :, None]
+    return torch.einsum("nij,njhw->nihw", A, images) + offset[..., None]
 
 
 def one(operation: int, factor: float) -> list[float]:

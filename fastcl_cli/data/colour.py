@@ -64,20 +64,6 @@ def colour_maps(draw: ViewDraw) -> tuple[Tensor, Tensor]:
     return to_gray @ A, to_gray @ B
 
 
-def colour_affine(draw: ViewDraw, means: Tensor) -> Tensor:
-    """The affine maps themselves: y = M[:, :, :3]·x + M[:, :, 3].
-
-    Args:
-        means: (N, 3), the mean of each channel over the full view before any change, in [0, 1].
-
-    Returns:
-        float32 (N, 3, 4).
-    """
-    A, B = colour_maps(draw)
-    offset = B.to(means.device) @ means.double()[:, :, None]
-    return torch.cat([A.to(means.device), offset], dim=2).float()
-
-
 def hue_rotation(turns: Tensor) -> Tensor:
     """Rotations of RGB about the grey axis (1, 1, 1), by Rodrigues' formula.
 
