@@ -351,10 +351,10 @@ def test_every_draw_is_made_for_the_global_batch(monkeypatch: pytest.MonkeyPatch
     data = type("Sizes", (), {"heights": sizes[0], "widths": sizes[1]})()
     make = InputMaker(loaded.config, data, 4, torch.device("cpu"))
     segment = loaded.plan.segments[0]
-    whole = make(3, segment, Batch(images, indices, slice(0, 12)))
+    whole = make(3, segment.views, Batch(images, indices, slice(0, 12)))
     for rank in range(3):
         rows = slice(4 * rank, 4 * rank + 4)
-        own = make(3, segment, Batch(images[rows], indices, rows))
+        own = make(3, segment.views, Batch(images[rows], indices, rows))
         for one, part in zip((*whole[0], *whole[1]), (*own[0], *own[1]), strict=True):
             assert torch.equal(one.pixels[rows], part.pixels)
             if one.kept is not None:

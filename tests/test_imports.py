@@ -28,7 +28,7 @@ LINES = (
     "model",
     "data methods",
     "checkpoint",
-    "train",
+    "train gradient_error",
     "evaluate",
     "ui",
     "cli",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -19,7 +19,7 @@ from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.views import make_view
 from fastcl_cli.methods.base import Input
 from fastcl_cli.model.paths import draw_paths
-from fastcl_cli.plan import Segment, Tokens, View
+from fastcl_cli.plan import Tokens, View
 from fastcl_cli.rng import derive_seed
 
 
@@ -57,13 +57,13 @@ class InputMaker:
         self._device = device
 
     def __call__(
-        self, step: int, segment: Segment, batch: Batch
+        self, step: int, views: Sequence[View], batch: Batch
     ) -> tuple[list[Input], list[Input]]:
         """Inputs of the online and of the target encoder, global views first."""
         images = batch.images.to(self._device)
         online: list[Input] = []
         target: list[Input] = []
-        for number, (kind, view) in enumerate(each_view(segment)):
+        for number, (kind, view) in enumerate(each_view(views)):
             draw = self._draw(kind, number, step, batch)
             rendered: dict[int, Tensor] = {}
             for tokens, side, inputs in (
@@ -110,9 +110,9 @@ class InputMaker:
         return torch.Generator().manual_seed(derive_seed(self._seed, purpose, step))
 
 
-def each_view(segment: Segment) -> Iterator[tuple[Kind, View]]:
-    """Every single view of an image in a segment, with the part of the recipe that it follows."""
-    for view in segment.views:
+def each_view(views: Sequence[View]) -> Iterator[tuple[Kind, View]]:
+    """Every single view of an image, with the part of the recipe that it follows."""
+    for view in views:
         for copy in range(view.count):
             if view.name == "local":
                 yield "local", view

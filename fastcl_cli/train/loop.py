@@ -185,7 +185,7 @@ def run_steps(
     with closing(batches(plan, loader, seed, first_step, stop_step)) as source:
         for step, segment, batch in source:
             wait = time.perf_counter() - waiting_since
-            result = trainer.step(step, segment, batch)
+            result = trainer.step(step, segment.views, batch)
             done = step + 1
             meter.add(segment, result, wait)
             if done % log_every == 0 or done == plan.steps:

@@ -15,7 +15,7 @@ from fastcl_cli import distributed
 from fastcl_cli.errors import NumericalError
 from fastcl_cli.methods.base import Input, Loss, Method
 from fastcl_cli.model.ema import update_average
-from fastcl_cli.plan import Segment
+from fastcl_cli.plan import View
 from fastcl_cli.train.device import Device
 from fastcl_cli.train.inputs import Batch, InputMaker
 from fastcl_cli.train.optim import clip_each, gradient_norm, set_values
@@ -77,13 +77,13 @@ class Trainer:
         self._loss = data_parallel(method)
         self.clip = clip
 
-    def step(self, step: int, segment: Segment, batch: Batch) -> StepResult:
-        """Run the update numbered ``step``.
+    def step(self, step: int, views: Sequence[View], batch: Batch) -> StepResult:
+        """Run the update numbered ``step`` on a batch seen as ``views``.
 
         Raises:
             NumericalError: the loss or a gradient is not finite; nothing was updated.
         """
-        online, target = self.inputs(step, segment, batch)
+        online, target = self.inputs(step, views, batch)
         values = self.schedules.at(step)
         with self.device.autocast():
             loss: Loss = self._loss(online, target, values.epochs)

@@ -1,0 +1,1 @@
+"""How wrong the gradients of compressed batches are, and what that is worth."""
