@@ -1,0 +1,202 @@
+"""The closed loop of `auto` phases: measure, choose, go on with another plan.
+
+When to decide is fixed by the plan, what is drawn for it by the seed, and the costs by the
+checkpoint, so a resumed run makes the same moves.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from fastcl_cli.config import RunConfig
+from fastcl_cli.gradient_error.choose import Choice, cheapest_good, next_rung
+from fastcl_cli.gradient_error.paired import PairedGradients, measure
+from fastcl_cli.plan import Plan, Rung
+from fastcl_cli.schedule.resolve import full_views, ladder
+from fastcl_cli.units import format_decimal
+
+DECISIONS = 12
+"""Of a run whose phases are all `auto`: each can climb two rungs of the ladder, and on a run of any
+length worth compressing their cost is small."""
+UP, DOWN = 2, 1
+"""Neighbours that are measured, dearer and cheaper: a ladder orders by cost and not by error, so
+the very next rung may be worse than the one after it."""
+
+
+class Policy(Protocol):
+    """When to decide, between which settings, and by which rule."""
+
+    groups: int
+    pairs: int
+
+    def due(self, step: int, plan: Plan) -> bool:
+        """Whether to decide before ``step`` is trained."""
+
+    def candidates(self, current: int, rungs: int) -> range:
+        """The rungs to measure."""
+
+    def choose(
+        self, current: int, ca_mse: Mapping[int, Sequence[float]], names: Sequence[str]
+    ) -> Choice | None:
+        """The rung to go on with, or None to stay."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbours:
+    """The rule of `auto` phases: every ``interval`` steps, to a neighbour that is better for sure
+    (`next_rung`). A run starts on the cheapest rung."""
+
+    interval: int
+    groups: int = 4
+    pairs: int = 2
+
+    @classmethod
+    def of(cls, plan: Plan) -> Neighbours:
+        steps = sum(s.end_step - s.first_step for s in plan.segments if s.auto)
+        return cls(max(1, steps // DECISIONS))
+
+    def due(self, step: int, plan: Plan) -> bool:
+        segment = plan.at(step)
+        return segment.auto and step > 0 and step % self.interval == 0
+
+    def candidates(self, current: int, rungs: int) -> range:
+        return range(max(0, current - DOWN), min(rungs, current + UP + 1))
+
+    def choose(
+        self, current: int, ca_mse: Mapping[int, Sequence[float]], names: Sequence[str]
+    ) -> Choice | None:
+        return next_rung(current, ca_mse, names)
+
+
+@dataclass(frozen=True, slots=True)
+class Stages:
+    """The rule of a search: at the start of each stage all settings are measured, and the cheapest
+    good one is trained with (`cheapest_good`); never one that is cheaper than the stage before,
+    unless ``free``."""
+
+    starts: tuple[int, ...]
+    groups: int
+    pairs: int
+    free: bool
+
+    def due(self, step: int, plan: Plan) -> bool:
+        return step in self.starts
+
+    def candidates(self, current: int, rungs: int) -> range:
+        return range(rungs)
+
+    def choose(
+        self, current: int, ca_mse: Mapping[int, Sequence[float]], names: Sequence[str]
+    ) -> Choice | None:
+        least = 0 if self.free else current
+        return cheapest_good({r: v for r, v in ca_mse.items() if r >= least}, names)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One decision: what was measured, and what came of it. ``record`` is its line in the run's
+    ``decisions.jsonl``."""
+
+    step: int
+    rung: Rung
+    moved: bool
+    record: dict[str, Any]
+
+
+def words(rung: Rung) -> str:
+    """A setting as a phase writes it: ``drop 0.5 patch 32``."""
+    return f"drop {format_decimal(rung.online.drop)} patch {rung.online.patch}"
+
+
+class ClosedLoop:
+    """Decides for the `auto` phases of a run.
+
+    Args:
+        gradients: with draws of their own.
+        costs: κ of each setting, in the order of the analytic ladder; None for the analytic ones.
+        carried: ``state`` of the checkpoint that the run goes on from.
+    """
+
+    def __init__(
+        self,
+        gradients: PairedGradients,
+        config: RunConfig,
+        plan: Plan,
+        policy: Policy,
+        carried: Mapping[str, Any],
+        costs: Sequence[float] | None = None,
+    ) -> None:
+        self._gradients = gradients
+        self._policy = policy
+        self._full = full_views(config)
+        rungs = ladder(config, config.batch)
+        analytic = [rung.sample_cost for rung in rungs]
+        self._costs: list[float] = list(carried.get("costs", costs or analytic))
+        self._moves: list[list[int]] = [list(move) for move in carried.get("moves", ())]
+        order = sorted(range(len(rungs)), key=lambda i: self._costs[i])
+        self._rungs = [rungs[i] for i in order]
+        self._kappa = [self._costs[i] for i in order]
+        self.seconds = 0.0
+        self.plan = plan
+        for step, rung in self._moves:
+            self.plan = self.plan.moved(step, self._rungs[rung])
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """Goes into every checkpoint: κ of each setting, and the moves so far."""
+        return {"costs": self._costs, "moves": self._moves}
+
+    @property
+    def names(self) -> list[str]:
+        """Of the rungs, the cheapest first."""
+        return [words(rung) for rung in self._rungs]
+
+    def next_decision(self, step: int) -> int:
+        """The first step from ``step`` on before which to decide; the plan's end if there is none.
+        A run that goes on at a step of decision decides there (again)."""
+        return next((s for s in range(step, self.plan.steps) if self.due(s)), self.plan.steps)
+
+    def due(self, step: int) -> bool:
+        return self._policy.due(step, self.plan)
+
+    def decide(
+        self, step: int, epochs: float, progress: Callable[[int, int], None] | None = None
+    ) -> Decision:
+        """Measure, choose, and put the choice into ``plan``, from ``step`` on."""
+        began = time.perf_counter()
+        segment = self.plan.at(step)
+        current = next(i for i, r in enumerate(self._rungs) if r.online == segment.online)
+        candidates = self._policy.candidates(current, len(self._rungs))
+        policy = self._policy
+        errors = measure(
+            self._gradients, self._full, [self._rungs[i].views for i in candidates], epochs,
+            groups=policy.groups, pairs=policy.pairs,
+            first=step * policy.groups * policy.pairs, progress=progress,
+        )  # fmt: skip
+        table, ca_mse = [], {}
+        for index, error in zip(candidates, errors, strict=True):
+            rung, cost = self._rungs[index], self._kappa[index]
+            ca_mse[index] = error.ca_mse(cost, segment.batch)
+            drop, patch = format_decimal(rung.online.drop), rung.online.patch
+            row = {"rung": index, "drop": drop, "patch": patch}
+            table.append(row | error.record(cost, segment.batch))
+        choice = policy.choose(current, ca_mse, self.names) or Choice(current, "")
+        self._moves = [[s, r] for s, r in self._moves if s < step]
+        if choice.rung != current:
+            self._moves.append([step, choice.rung])
+            self.plan = self.plan.moved(step, self._rungs[choice.rung])
+        seconds = time.perf_counter() - began
+        self.seconds += seconds
+        record = {
+            "step": step,
+            "epoch": epochs,
+            "from": self.names[current],
+            "to": self.names[choice.rung],
+            "why": choice.why,
+            "seconds": seconds,
+            "settings": table,
+        }
+        return Decision(step, self._rungs[choice.rung], choice.rung != current, record)
