@@ -134,6 +134,14 @@ class Augmentation:
 
 
 @dataclass(frozen=True, slots=True)
+class Choices:
+    """What `auto` phases choose from: every ``drop`` with every ``patch``, each in rising order."""
+
+    drop: tuple[Fraction, ...]
+    patch: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class RunConfig:
     """Everything that a run is, besides its plan and its seed."""
 
@@ -164,6 +172,7 @@ class RunConfig:
     augmentation: Augmentation
     precision: Literal["auto", "float32", "bf16"]
     decode: int | None
+    choices: Choices | None
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values (fractions as ``"a/b"`` strings)."""

@@ -9,20 +9,23 @@ a step takes the next ``batch`` images of the permutation, and where fewer than 
 the rest is skipped and the next epoch begins. A phase whose range is in epochs starts no earlier
 than its range says, so `epochs 60-90` opens with a fresh permutation. So any step's place in the
 data is a pure function of the plan.
+
+In an `auto` phase the run chooses the compression. A move changes neither batch nor steps nor the
+walk through the data, only what is seen of the images: it gives another plan, `Plan.moved`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import cached_property
 from itertools import accumulate
 from typing import Any, Literal
 
 from fastcl_cli.config import Duration, Method
-from fastcl_cli.units import plain_number
+from fastcl_cli.units import plain_number, shortest_decimal
 
 Unit = Literal["epochs", "steps", "percent"]
 
@@ -59,6 +62,16 @@ class View:
     target: Tokens | None
 
 
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One setting that an `auto` phase may choose, with what it comes to for the phase's batch."""
+
+    online: Compression
+    target: Compression | None
+    views: tuple[View, ...]
+    sample_cost: float
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
     """A place in the data: epoch, and how many of its images have been used."""
@@ -72,7 +85,9 @@ class Segment:
     """Steps ``first_step <= s < end_step`` of constant shape.
 
     ``start`` and ``end`` are the same range in the plan's unit; ``position`` is where in the data
-    its first step stands; ``phase`` is the index of the phase in the schedule that it comes from.
+    its first step stands; ``phase`` is the index of the phase in the schedule that it comes from;
+    ``auto`` says that the run chooses the compression, here the one it has so far (the cheapest,
+    before any move).
     """
 
     start: Fraction
@@ -86,6 +101,12 @@ class Segment:
     target: Compression | None
     views: tuple[View, ...]
     sample_cost: float
+    auto: bool = False
+
+    @property
+    def rung(self) -> Rung:
+        """The segment's compression as a setting."""
+        return Rung(self.online, self.target, self.views, self.sample_cost)
 
     def to_json(self) -> dict[str, Any]:
         """The segment as JSON values: ``drop`` as written, everything else as used."""
@@ -113,6 +134,7 @@ class Segment:
                 for view in self.views
             ],
             "sample_cost": self.sample_cost,
+            "auto": self.auto,
         }
 
 
@@ -162,7 +184,8 @@ class Plan:
     """A schedule for one run, in whole numbers.
 
     ``total`` is the length in ``unit``; ``end`` is where in the data the run ends. ``segments``
-    follow each other without gap from step 0. Build one with `fastcl_cli.schedule.load`.
+    follow each other without gap from step 0. ``length`` is the run in epochs where the unit is per
+    cent, else None. Build one with `fastcl_cli.schedule.load`.
     """
 
     method: Method
@@ -171,6 +194,7 @@ class Plan:
     images: int
     segments: tuple[Segment, ...]
     end: Position
+    length: Fraction | None = None
 
     @property
     def steps(self) -> int:
@@ -263,8 +287,63 @@ class Plan:
         """How many times cheaper the plan is than the same images without compression."""
         return 1 / self.mean_cost
 
+    def moved(self, step: int, rung: Rung) -> Plan:
+        """The plan in which an `auto` phase goes on with ``rung`` from ``step`` to its end.
+
+        Everything before ``step`` stays, and so does every other phase; later moves of the same
+        phase are gone. Neighbours of one phase with the same setting are one segment, so a plan
+        says what was chosen and not how often, and its hash with it.
+
+        Args:
+            step: in a segment with ``auto``.
+            rung: one of `fastcl_cli.schedule.resolve.ladder` for that segment's batch.
+        """
+        index = self.index(step)
+        first = self.segments[index]
+        assert first.auto, f"step {step} is in no auto phase"
+        rest = [s for s in self.segments[index:] if s.phase == first.phase]
+        before = list(self.segments[:index])
+        start = first.start
+        if step > first.first_step:
+            start = self._bound(step)
+            before.append(replace(first, end=start, end_step=step))
+        new = replace(
+            rest[-1],
+            start=start,
+            first_step=step,
+            position=self.position(step),
+            online=rung.online,
+            target=rung.target,
+            views=rung.views,
+            sample_cost=rung.sample_cost,
+        )
+        if before and (before[-1].phase, before[-1].rung) == (new.phase, rung):
+            new = replace(before.pop(), end=new.end, end_step=new.end_step)
+        after = self.segments[index + len(rest) :]
+        return replace(self, segments=(*before, new, *after))
+
+    def _bound(self, step: int) -> Fraction:
+        """A range's bound, in the plan's unit, at which exactly ``step`` begins.
+
+        In epochs and per cent it is the shortest decimal after the start of the step before it and
+        not after its own: a phase that ends there, and one that starts there, walk through the
+        data as if there were none. Runs of less than 10**9 steps need at most the 12 digits that
+        the language has.
+        """
+        if self.unit == "steps":
+            return Fraction(step)
+        unit = Fraction(1) if self.length is None else 100 / self.length
+        low, high = (
+            (place.epoch + Fraction(place.offset, self.images)) * unit
+            for place in (self.position(step - 1), self.position(step))
+        )
+        return shortest_decimal(low, high)
+
     def hash(self) -> str:
-        """SHA-256 (hex) over every integer that training depends on: equal hashes, equal runs."""
+        """SHA-256 (hex) over every integer that training depends on: equal hashes, equal runs.
+
+        Of a plan with `auto` phases it is the hash for the settings that they have so far.
+        """
         digest = hashlib.sha256(f"{self.method} {self.images} {self.end}".encode())
         for s in self.segments:
             line = f"{s.first_step} {s.end_step} {s.batch} {s.position} {s.views}\n"

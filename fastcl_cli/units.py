@@ -61,6 +61,15 @@ def _plain(value: Fraction) -> str:
     return text if digits == 0 else f"{text[:-digits]}.{text[-digits:]}"
 
 
+def shortest_decimal(low: Fraction, high: Fraction) -> Fraction:
+    """The number in (low, high] that has the fewest decimals, of several the greatest; 0 <= low <
+    high."""
+    digits = 0
+    while (found := Fraction(high * 10**digits // 1, 10**digits)) <= low:
+        digits += 1
+    return found
+
+
 def round_half_up(value: Fraction) -> int:
     """The nearest whole number, a half rounding up; ``value`` >= 0."""
     return (2 * value.numerator + value.denominator) // (2 * value.denominator)

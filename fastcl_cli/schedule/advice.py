@@ -20,16 +20,20 @@ MAX_OF_A_KIND = 10
 def advise(
     plan: Plan, phases: Phases, settings: Settings, config: RunConfig
 ) -> Iterator[Diagnostic]:
-    """Warnings about a plan, at most ten of a kind."""
+    """Warnings about a plan, at most ten of a kind.
+
+    None about the compression of `auto` phases: they measure what these warnings guess at.
+    """
     segments = [plan.segments[0]]
     for segment in plan.segments[1:]:
         if segment.phase != segments[-1].phase or segment.views != segments[-1].views:
             segments.append(segment)
     yield from _few(_warmup(plan, phases, settings, config))
-    yield from _few(_growing(segments, phases))
-    yield from _few(_tokens(segments, phases))
+    chosen = [segment for segment in segments if not segment.auto]
+    yield from _few(_growing(chosen, phases))
+    yield from _few(_tokens(chosen, phases))
     yield from _few(_batches(segments, phases, settings, config))
-    yield from _few(_locals(segments, phases))
+    yield from _few(_locals(chosen, phases))
 
 
 def _few(warnings: Iterator[Diagnostic]) -> Iterator[Diagnostic]:

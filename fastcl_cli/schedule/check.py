@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from math import gcd
 from typing import Any
 
 from fastcl_cli.config import (
@@ -19,9 +18,11 @@ from fastcl_cli.schedule import ast
 from fastcl_cli.schedule.diagnostics import Collector, FaultError, listed, nearest
 from fastcl_cli.schedule.held import images_held
 from fastcl_cli.schedule.parser import parse
+from fastcl_cli.schedule.patch_sides import require_patch
 from fastcl_cli.schedule.settings import NONE, SETTING_NAMES, SETTINGS, SettingSpec
 from fastcl_cli.schedule.source import Source, Span, clip
 from fastcl_cli.schedule.values import Values
+from fastcl_cli.schedule.words import CLAUSES
 
 
 @dataclass(slots=True)
@@ -83,7 +84,7 @@ _ALIASES = {
 
 
 def _unknown(name: ast.Word, faults: Collector) -> None:
-    if name.text in ("drop", "patch", "full"):
+    if name.text in CLAUSES:
         help = f"`{name.text}` belongs in a phase: `epochs 0-60: drop 0.5 patch 32;`"
     elif name.text in ("epochs", "steps"):
         help = f"a phase is written `{name.text} 0-60: drop 0.5 patch 32;`"
@@ -157,6 +158,7 @@ def _check_fit(settings: Settings, faults: Collector) -> None:
         message = f"sin-cos positions need a width in fours, not {model.embed_dim}"
         help = f"use embed_dim={model.embed_dim + -model.embed_dim % 4} or position learned"
         faults.add("FCS022", place, message, help)
+    _check_choices(settings, faults)
     if settings.method is None:
         return
     dino = settings.method == "dino"
@@ -175,10 +177,20 @@ def _check_fit(settings: Settings, faults: Collector) -> None:
         faults.add("FCS020", nodes["local_crop"].name.span, message, "remove it")
 
 
-def nearest_image(patch: int, model_patch: int, image: int) -> int:
-    """The image side nearest to ``image`` that both patch sides divide."""
-    step = patch * model_patch // gcd(patch, model_patch)
-    return max(1, (2 * image + step) // (2 * step)) * step
+def _check_choices(settings: Settings, faults: Collector) -> None:
+    """Refuse patch sides of `choices` that do not fit the image and the model."""
+    image, model = settings.values.get("image"), settings.values.get("model")
+    if settings.values.get("choices") is None or image is None or model is None:
+        return
+    kind = ""
+    for value in settings.nodes["choices"].values:
+        if isinstance(value, ast.Word):
+            kind = value.text
+        elif isinstance(value, ast.Number) and kind == "patch":
+            try:
+                require_patch(value, image, model.patch)
+            except FaultError as fault:
+                faults.keep(fault.diagnostic)
 
 
 def build_config(
@@ -241,4 +253,5 @@ def build_config(
         ),
         precision=v["precision"],
         decode=v["decode"],
+        choices=v["choices"],
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from typing import cast, overload
 
 from fastcl_cli.schedule import ast
-from fastcl_cli.schedule.check import Settings, nearest_image
-from fastcl_cli.schedule.diagnostics import Collector, FaultError, did_you_mean, listed
+from fastcl_cli.schedule.check import Settings
+from fastcl_cli.schedule.diagnostics import Collector, FaultError, did_you_mean
+from fastcl_cli.schedule.patch_sides import require_patch, valid_patches
 from fastcl_cli.schedule.source import Span, clip
+from fastcl_cli.schedule.values import drop_share
 from fastcl_cli.schedule.words import MAX_STAIRS, SIDES
 
 
@@ -40,7 +41,10 @@ class Stairs(Sequence[Fraction]):
 
 @dataclass(frozen=True, slots=True)
 class PhaseSpec:
-    """A phase without faults. Each list of `drop` and `patch` is a ramp's stairs, or one value."""
+    """A phase without faults. Each list of `drop` and `patch` is a ramp's stairs, or one value.
+
+    With ``auto`` the lists say nothing: the compression comes from the setting `choices`.
+    """
 
     node: ast.Phase
     start: Fraction
@@ -51,6 +55,7 @@ class PhaseSpec:
     drop_target: Sequence[Fraction]
     patch_online: Sequence[int]
     patch_target: Sequence[int]
+    auto: bool
 
     @property
     def stairs(self) -> int:
@@ -59,9 +64,8 @@ class PhaseSpec:
         return max(map(len, ramps))
 
 
-@cache
-def _divisors(image: int, least: int) -> list[int]:
-    return [p for p in range(least, image + 1) if image % p == 0]
+_ALONE = {"full": "means no compression", "auto": "chooses the compression"}
+"""Clauses that stand without `drop` and `patch`, and why."""
 
 
 class Clauses:
@@ -74,11 +78,9 @@ class Clauses:
         self.image: int | None = settings.values.get("image")
         model = settings.values.get("model")
         self.model_patch: int | None = model.patch if model is not None else None
-        if self.image is not None and self.model_patch and self.image % self.model_patch:
-            self.image = None
         self.drop: dict[str, Sequence[Fraction]] = {}
         self.patch: dict[str, Sequence[int]] = {}
-        self.full: ast.Clause | None = None
+        self.alone: dict[str, ast.Clause] = {}
         self.batch: int | None = None
         self.batch_span: Span | None = None
 
@@ -93,10 +95,12 @@ class Clauses:
         if not named:
             message = "the phase does not say its compression"
             self.faults.add("FCS027", self.phase.range_span, message, "`full` is none")
-        other = next((c.name.text for c in named if c.name.text != "full"), None)
-        if self.full is not None and other is not None:
-            message = f"`full` means no compression and stands without `{clip(other)}`"
-            self.faults.add("FCS018", self.full.span, message, f"remove `full` or `{clip(other)}`")
+        for name, node in self.alone.items():
+            other = next((c.name.text for c in named if c.name.text != name), None)
+            if other is not None:
+                message = f"`{name}` {_ALONE[name]} and stands without `{clip(other)}`"
+                self.faults.add("FCS018", node.span, message, f"remove `{name}` or `{clip(other)}`")
+                break
         found = self.faults.found[before:]
         if any(d.severity == "error" for d in found) or self.model_patch is None:
             return None
@@ -111,6 +115,7 @@ class Clauses:
             self.drop.get("target", none),
             self.patch.get("online", own),
             self.patch.get("target", own),
+            "auto" in self.alone,
         )
 
     def read(self, clause: ast.Clause) -> None:
@@ -120,13 +125,15 @@ class Clauses:
             self.keep(clause, self.drop, self.read_drop(clause), "online")
         elif name == "patch":
             self.keep(clause, self.patch, self.read_patch(clause), "both")
-        elif name == "full":
+        elif name in _ALONE:
             extra = clause.amount or clause.ramp or clause.stairs or clause.side
             if extra is not None:
-                raise FaultError("FCS009", extra.span, "`full` takes no value", "write `full`")
-            if self.full is not None:
-                raise FaultError("FCS018", clause.span, "`full` stands twice", "remove one of them")
-            self.full = clause
+                message = f"`{name}` takes no value"
+                raise FaultError("FCS009", extra.span, message, f"write `{name}`")
+            if name in self.alone:
+                message = f"`{name}` stands twice"
+                raise FaultError("FCS018", clause.span, message, "remove one of them")
+            self.alone[name] = clause
         elif name == "batch":
             self.read_batch(clause)
 
@@ -158,15 +165,7 @@ class Clauses:
             cast("dict[str, object]", kept)[encoder] = stairs
 
     def read_drop(self, clause: ast.Clause) -> Sequence[Fraction]:
-        ends = []
-        for number in (clause.amount, clause.ramp):
-            if number is None:
-                continue
-            share = number.value / 100 if number.percent else number.value
-            if not 0 <= share < 1:
-                help = "a share from 0 to below 1, such as 0.5 or 50%"
-                raise FaultError("FCS010", number.span, f"`drop` cannot be {number.text}", help)
-            ends.append(share)
+        ends = [drop_share(number) for number in (clause.amount, clause.ramp) if number is not None]
         if clause.amount is None:
             raise FaultError(
                 "FCS009", clause.name.span, "`drop` lacks a share", "such as `drop 0.5`"
@@ -217,32 +216,18 @@ class Clauses:
             help = f"write `{clause.name.text} {clause.amount.text}`"
             raise FaultError("FCS023", clause.span, message, help)
 
-    def valid_patches(self) -> list[int]:
-        """Patch sides that divide the image, from the model's own upwards."""
+    def valid_patches(self) -> Sequence[int]:
         if self.image is None or self.model_patch is None:
-            return []
-        return _divisors(self.image, self.model_patch)
+            return ()
+        return valid_patches(self.image, self.model_patch)
 
     def patch_side(self, number: ast.Number) -> int:
         if number.percent or number.value.denominator != 1 or number.value < 1:
             message = f"`patch` cannot be {number.text}"
             raise FaultError("FCS010", number.span, message, "a whole number of pixels")
-        side = int(number.value)
-        valid = self.valid_patches()
-        if not valid or side in valid:
-            return side
-        assert self.image is not None
-        assert self.model_patch is not None
-        near = sorted(sorted(valid, key=lambda p: (abs(p - side), p))[:4])
-        help = f"use {listed([str(p) for p in near])}"
-        if side < self.model_patch:
-            message = f"patch {side} is smaller than the model's own, {self.model_patch}"
-        else:
-            message = f"patch {side} does not divide {self.image}"
-            image = nearest_image(side, self.model_patch, self.image)
-            if image <= 2 * self.image:
-                help = f"use {', '.join(str(p) for p in near)}, or image {image}"
-        raise FaultError("FCS012", number.span, message, help)
+        if self.image is not None and self.model_patch is not None:
+            require_patch(number, self.image, self.model_patch)
+        return int(number.value)
 
     def read_batch(self, clause: ast.Clause) -> None:
         extra = clause.ramp or clause.stairs or clause.side

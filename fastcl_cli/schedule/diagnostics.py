@@ -48,8 +48,8 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "FCS008": (
         "the clause is unknown",
-        "A phase has the clauses `drop R`, `patch P`, `batch N` or `full`; `on online`, `on "
-        "target` or `on both` binds to the clause before it.",
+        "A phase has the clauses `drop R`, `patch P`, `batch N`, `full` or `auto`; `on online`, "
+        "`on target` or `on both` binds to the clause before it.",
     ),
     "FCS009": (
         "a value has the wrong form",
@@ -94,8 +94,8 @@ CODES: dict[str, tuple[str, str]] = {
     ),
     "FCS018": (
         "clauses of a phase contradict each other",
-        "A clause may stand once for each encoder; `full` means no compression and stands without "
-        "`drop` and `patch`.",
+        "A clause may stand once for each encoder; `full` means no compression and `auto` chooses "
+        "it, so both stand without `drop` and `patch`.",
     ),
     "FCS019": (
         "the method has no target encoder",
@@ -135,6 +135,13 @@ CODES: dict[str, tuple[str, str]] = {
     "FCS027": (
         "a phase says nothing",
         "A phase names its compression; `full` is none.",
+    ),
+    "FCS028": (
+        "`auto` and `choices` need each other",
+        "In a phase `auto` the run itself chooses its compression, by measuring how wrong and how "
+        "cheap the gradients of each setting are. It chooses from `choices drop 0 0.5 0.75 patch "
+        "16 28 32 56;`: every share to drop with every patch side. Without an `auto` phase, "
+        "`choices` has no effect and is refused.",
     ),
     "FCS101": (
         "compression grows later",

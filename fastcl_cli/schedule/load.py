@@ -139,7 +139,7 @@ def check(name: str, data: bytes, request: Request | None = None) -> Report:
 def _compile(
     tree: ast.Schedule, request: Request, faults: Collector
 ) -> tuple[RunConfig | None, Plan | None]:
-    overrides = [setting for text in request.overrides for setting in _override(text, faults)]
+    overrides = read_overrides(request, faults)
     settings = check_settings(tree, overrides, faults)
     phases = check_phases(tree, settings, faults)
     if faults.failed or phases is None or settings.method is None:
@@ -151,6 +151,15 @@ def _compile(
         return None, None
     faults.found += advise(plan, phases, settings, config)
     return config, plan
+
+
+def read_overrides(request: Request, faults: Collector) -> list[ast.Setting]:
+    """The statements that the command line puts in place of the file's.
+
+    Raises:
+        ConfigError: one names no setting, or is more than one.
+    """
+    return [setting for text in request.overrides for setting in _override(text, faults)]
 
 
 def _override(text: str, faults: Collector) -> list[ast.Setting]:

@@ -11,8 +11,9 @@ from fastcl_cli.schedule import ast
 from fastcl_cli.schedule.check import Settings
 from fastcl_cli.schedule.clauses import Clauses, PhaseSpec
 from fastcl_cli.schedule.diagnostics import Collector, FaultError, did_you_mean
+from fastcl_cli.schedule.patch_sides import valid_patches
 from fastcl_cli.schedule.source import Span, clip
-from fastcl_cli.schedule.words import UNITS
+from fastcl_cli.schedule.words import CLAUSES, UNITS
 from fastcl_cli.units import format_decimal
 
 
@@ -33,6 +34,7 @@ def check_phases(schedule: ast.Schedule, settings: Settings, faults: Collector) 
         faults.add("FCS013", place, "the schedule has no phase", "add `epochs 0-100: full;`")
     unit = _check_ranges(statements, faults)
     _check_length(unit, statements, settings, faults)
+    _check_auto(statements, settings, faults)
     specs = []
     for statement in statements:
         if isinstance(statement, ast.Phase):
@@ -151,3 +153,31 @@ def _check_length(
     if isinstance(last, ast.Phase) and last.end.value < 100:
         message = f"the last range ends at {last.end.text}"
         faults.add("FCS017", last.end.span, message, "it must end at 100%")
+
+
+def _check_auto(
+    statements: Sequence[ast.Phase | ast.Broken], settings: Settings, faults: Collector
+) -> None:
+    """Check that there are `choices` for `auto` phases, and `auto` phases for `choices`."""
+    given = settings.nodes.get("choices")
+    clauses = [c for s in statements if isinstance(s, ast.Phase) for c in s.clauses]
+    auto = next((clause for clause in clauses if clause.name.text == "auto"), None)
+    if auto is not None and given is None and "choices" not in settings.damaged:
+        message = "an `auto` phase needs settings to choose from"
+        faults.add("FCS028", auto.span, message, f"add `{_choices(settings)};`")
+    # A phase that could not be read, or a misspelt clause, may have been meant as `auto`.
+    readable = all(isinstance(s, ast.Phase) for s in statements) and all(
+        clause.name.text in CLAUSES for clause in clauses
+    )
+    if given is not None and auto is None and clauses and readable:
+        message = "`choices` has no effect: no phase is `auto`"
+        faults.add("FCS028", given.name.span, message, "remove it, or write `auto` in a phase")
+
+
+def _choices(settings: Settings) -> str:
+    """A statement that is valid for the file's image and model."""
+    image, model = settings.values.get("image"), settings.values.get("model")
+    sides: Sequence[int] = ()
+    if image is not None and model is not None:
+        sides = valid_patches(image, model.patch)[:4]
+    return f"choices drop 0 0.5 0.75 patch {' '.join(map(str, sides or (16, 32)))}"

@@ -11,6 +11,7 @@ from fastcl_cli.plan import (
     Compression,
     Plan,
     Position,
+    Rung,
     Segment,
     Tokens,
     Unit,
@@ -62,6 +63,31 @@ def full_views(config: RunConfig) -> tuple[View, ...]:
     return views_of(config, full, full if config.method != "simclr" else None)
 
 
+def sample_cost(config: RunConfig, views: tuple[View, ...], batch: int) -> float:
+    """Operations for one image seen in ``views``, forward and backward, over those at `full`."""
+    full = forward_flops(config, full_views(config), batch).training
+    return forward_flops(config, views, batch).training / full
+
+
+def ladder(config: RunConfig, batch: int) -> tuple[Rung, ...]:
+    """The settings that an `auto` phase with ``batch`` chooses from, the cheapest first.
+
+    A drop is for the online encoder, a patch for both, as in a phase that names no encoder. Of
+    settings that cost the same, the smaller drop comes first. The order is the same for every
+    batch: of the operations, only the loss's depend on it, and they are the same for all settings.
+    """
+    choices = config.choices
+    assert choices is not None
+    rungs = []
+    for drop in choices.drop:
+        for patch in choices.patch:
+            online = Compression(drop, patch)
+            target = Compression(Fraction(0), patch) if config.method != "simclr" else None
+            views = views_of(config, online, target)
+            rungs.append(Rung(online, target, views, sample_cost(config, views, batch)))
+    return tuple(sorted(rungs, key=lambda rung: (rung.sample_cost, rung.online.drop)))
+
+
 @dataclass(slots=True)
 class _Resolver:
     config: RunConfig
@@ -70,6 +96,7 @@ class _Resolver:
     segments: list[Segment] = field(default_factory=list)
     position: Position = field(default_factory=lambda: Position(0, 0))
     costs: dict[object, float] = field(default_factory=dict)
+    cheapest: Rung | None = None
 
     def bound(self, value: Fraction) -> Position:
         """The place in the data that a range's bound in epochs or per cent is."""
@@ -82,12 +109,17 @@ class _Resolver:
     def cost(self, views: tuple[View, ...], batch: int) -> float:
         key = (views, batch)
         if key not in self.costs:
-            full = forward_flops(self.config, full_views(self.config), batch).training
-            self.costs[key] = forward_flops(self.config, views, batch).training / full
+            self.costs[key] = sample_cost(self.config, views, batch)
         return self.costs[key]
 
     def phase(self, index: int, spec: PhaseSpec) -> None:
         batch = spec.batch if spec.batch is not None else self.config.batch
+        if spec.auto:
+            if self.cheapest is None:
+                self.cheapest = ladder(self.config, self.config.batch)[0]
+            online, target = self.cheapest.online, self.cheapest.target
+            self.segment(index, spec, spec.start, spec.end, batch, online, target)
+            return
         ramps = (spec.drop_online, spec.drop_target, spec.patch_online, spec.patch_target)
         # Where a drop ramp and a patch ramp share a phase, each keeps its own equal stairs.
         cuts = sorted({Fraction(i, len(ramp)) for ramp in ramps for i in range(len(ramp))})
@@ -146,6 +178,7 @@ class _Resolver:
                 target,
                 views,
                 self.cost(views, batch),
+                spec.auto,
             )
         )
 
@@ -204,6 +237,7 @@ def resolve(
         config.images,
         tuple(resolver.segments),
         resolver.position,
+        length if phases.unit == "percent" else None,
     )
 
 

@@ -268,6 +268,13 @@ _SPECS = (
         _all(NONE),
         "side in pixels of the square that images are decoded to; none: from image and data",
     ),
+    SettingSpec(
+        "choices",
+        "drop R [R …] patch P [P …]",
+        read.read_choices,
+        _all(NONE),
+        "what `auto` phases choose from: every share to drop with every patch side",
+    ),
 )
 
 SETTINGS: dict[str, SettingSpec] = {spec.name: spec for spec in _SPECS}

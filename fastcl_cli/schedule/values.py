@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, TypeVar
 
 from fastcl_cli import config
 from fastcl_cli.schedule import ast
 from fastcl_cli.schedule.diagnostics import FaultError, did_you_mean, listed, nearest
 from fastcl_cli.schedule.source import Span, clip
+from fastcl_cli.schedule.words import MAX_CHOICES, MAX_CHOICES_OF_A_KIND
 from fastcl_cli.units import format_decimal
 from fastcl_cli.vit_table import OPTIONS, model_names, vit_shape
 
@@ -335,3 +336,59 @@ def read_decode(values: Values) -> int | None:
     if not values.keyword("none"):
         raise values.wrong("a whole number or `none`")
     return None
+
+
+def drop_share(number: ast.Number) -> Fraction:
+    """The share of patch tokens to drop, in [0, 1), that ``0.5`` or ``50%`` is.
+
+    Raises:
+        FaultError: FCS010 where it is none.
+    """
+    share = number.value / 100 if number.percent else number.value
+    if not 0 <= share < 1:
+        help = "a share from 0 to below 1, such as 0.5 or 50%"
+        raise FaultError("FCS010", number.span, f"`drop` cannot be {number.text}", help)
+    return share
+
+
+def read_choices(values: Values) -> config.Choices:
+    values.require("drop")
+    drop = _different(values, _read_drop)
+    values.require("patch")
+    patch = _different(values, lambda values: values.whole(1, 4096))
+    count, most = len(drop) * len(patch), max(len(drop), len(patch))
+    if not 2 <= count <= MAX_CHOICES or most > MAX_CHOICES_OF_A_KIND:
+        message = f"{len(drop)} x {len(patch)} settings are no choice"
+        if count > 1:
+            message = f"{len(drop)} x {len(patch)} settings are too many to choose from"
+        help = (
+            f"from 2 to {MAX_CHOICES}: every drop with every patch, "
+            f"at most {MAX_CHOICES_OF_A_KIND} of either"
+        )
+        raise FaultError("FCS010", values.setting.span, message, help)
+    return config.Choices(tuple(sorted(drop)), tuple(sorted(patch)))
+
+
+def _read_drop(values: Values) -> Fraction:
+    value = values.peek()
+    if not isinstance(value, ast.Number):
+        raise values.wrong("a share to drop")
+    values.next += 1
+    return drop_share(value)
+
+
+_T = TypeVar("_T", int, Fraction)
+
+
+def _different(values: Values, read: Callable[[Values], _T]) -> list[_T]:
+    """One number or more, none twice."""
+    found: list[_T] = []
+    while not found or values.is_number():
+        place = values.peek()
+        number = read(values)
+        if number in found:
+            assert isinstance(place, ast.Number)
+            message = f"{place.text} stands twice in `{values.name}`"
+            raise FaultError("FCS011", place.span, message, "remove one of them")
+        found.append(number)
+    return found

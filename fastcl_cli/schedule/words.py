@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 UNITS: Final = ("epochs", "steps")
-CLAUSES: Final = ("drop", "patch", "full", "batch")
+CLAUSES: Final = ("drop", "patch", "full", "auto", "batch")
 SIDES: Final = ("online", "target", "both")
 
 MAX_BYTES = 1_000_000
@@ -22,3 +22,7 @@ MAX_STATEMENT_CHARACTERS = 300
 MAX_STATEMENT_WITH_STRING = 4_000
 MAX_STAIRS = 1_000
 MAX_SEGMENTS = 20_000
+MAX_CHOICES = 64
+"""Settings that `auto` phases choose from: every drop with every patch."""
+MAX_CHOICES_OF_A_KIND = 16
+"""Drops, or patches: so many fit into the words of a statement."""
