@@ -39,7 +39,8 @@ class RunHeader:
 
     ``step`` updates have been done. ``config`` and ``plan`` (a digest) must equal those of the run
     that goes on from it; ``data`` identifies the images. ``meter`` holds the sums of the log line
-    that was being gathered.
+    that was being gathered, ``error`` the running estimate of the gradient error, ``auto`` the
+    costs and the moves of the closed loop (``plan`` is the digest before any).
     """
 
     step: int
@@ -48,6 +49,8 @@ class RunHeader:
     data: str
     schedule: str
     meter: dict[str, float]
+    error: dict[str, Any]
+    auto: dict[str, Any]
 
 
 def save_run(

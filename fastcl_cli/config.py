@@ -173,6 +173,7 @@ class RunConfig:
     precision: Literal["auto", "float32", "bf16"]
     decode: int | None
     choices: Choices | None
+    gradient_error: int | Literal["auto"] | None
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values (fractions as ``"a/b"`` strings)."""

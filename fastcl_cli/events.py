@@ -45,6 +45,25 @@ class StepLogged:
 
 
 @dataclass(frozen=True, slots=True)
+class Measuring:
+    """Gradients are being measured for a decision: so many of so many are taken."""
+
+    done: int
+    total: int
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """An `auto` phase goes on with ``plan`` from ``step`` on; ``setting`` is what it chose, and
+    ``why`` is empty where it stays with what it had."""
+
+    step: int
+    setting: str
+    why: str
+    plan: Plan
+
+
+@dataclass(frozen=True, slots=True)
 class CheckpointSaved:
     step: int
     path: Path
@@ -68,5 +87,7 @@ class RunFinished:
     load_line: str
 
 
-Event: TypeAlias = Packing | RunStarted | StepLogged | CheckpointSaved | Notice | RunFinished
+Event: TypeAlias = (
+    Packing | RunStarted | StepLogged | Measuring | Decided | CheckpointSaved | Notice | RunFinished
+)
 Emit: TypeAlias = Callable[[Event], None]

@@ -58,9 +58,7 @@ def test_only_what_may_be_chosen_is_chosen() -> None:
         (1, (1.95, 2.0, 3.0), 0),
     ],
 )
-def test_moves_have_hysteresis(
-    current: int, means: tuple[float, ...], rung: int | None
-) -> None:
+def test_moves_have_hysteresis(current: int, means: tuple[float, ...], rung: int | None) -> None:
     choice = next_rung(current, around(*means), NAMES)
     assert (choice.rung if choice else None) == rung
 

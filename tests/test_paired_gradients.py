@@ -51,7 +51,7 @@ class Problem:
         self.method: Method = build_method(self.config, SEED)
         self.loader = loader
         self.gradients = PairedGradients(
-            self.method, self.config, loader.beton, loader, CPU, SEED, BATCH
+            self.method, self.config, loader.beton, lambda: loader, CPU, SEED, BATCH
         )
 
 
@@ -174,7 +174,14 @@ def test_adams_metric_is_the_step_that_it_takes(loader: DecodedLoader) -> None:
     plain = taken(problem, 1, full_views(problem.config))
     scale = adam_scale(problem.method, optimizer)
     problem.gradients = PairedGradients(
-        problem.method, problem.config, loader.beton, loader, CPU, SEED, BATCH, precondition=scale
+        problem.method,
+        problem.config,
+        loader.beton,
+        lambda: loader,
+        CPU,
+        SEED,
+        BATCH,
+        precondition=scale,
     )
     assert torch.equal(taken(problem, 1, full_views(problem.config)), plain * scale)
 

@@ -37,6 +37,8 @@ class PairedGradients:
     """Gradients of a method's loss by all its trained parameters, as one vector.
 
     Args:
+        open_loader: gives a loader that no stream is open on; asked for at each use, for FFCV
+            compiles for a second when the first one is made.
         seed: of the run; ``purpose`` keeps these draws apart from all others.
         batch: b, images of a probe batch, over all processes.
         precondition: AdamW's scale for each coordinate (`adam_scale`), or None for the Euclidean
@@ -48,7 +50,7 @@ class PairedGradients:
         method: Method,
         config: RunConfig,
         data: Beton,
-        loader: DecodedLoader,
+        open_loader: Callable[[], DecodedLoader],
         device: Device,
         seed: int,
         batch: int,
@@ -60,7 +62,7 @@ class PairedGradients:
         self.batch = batch
         self._method = method
         self._images = data.images
-        self._loader = loader
+        self._open_loader = open_loader
         self._device = device
         self._seed = derive_seed(seed, purpose, 0)
         self._inputs = InputMaker(config, data, self._seed, device.device)
@@ -71,7 +73,7 @@ class PairedGradients:
         others (disjoint ones would be dependent, and bias every estimate)."""
         rows = distributed.rows(self.batch)
         chosen = np.stack([self._choose(number) for number in numbers])
-        with self._loader.stream(chosen[:, rows].ravel(), rows.stop - rows.start) as stream:
+        with self._open_loader().stream(chosen[:, rows].ravel(), rows.stop - rows.start) as stream:
             for number, whole, decoded in zip(numbers, chosen, stream, strict=True):
                 yield number, Batch(decoded.images, whole, rows)
 

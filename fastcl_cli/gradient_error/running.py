@@ -89,9 +89,13 @@ class RunningError:
         del self._groups[:-WINDOW]
         self.seconds += time.perf_counter() - began
 
-    def record(self, segment: Segment) -> dict[str, Any] | None:
-        """The running estimate for a metrics line (`GradientError.record`); None before the first
-        group of the segment's setting."""
+    def fields(self, segment: Segment) -> dict[str, Any]:
+        """What a metrics line says: ``grad_error`` (`GradientError.record`), null before the first
+        group of the segment's setting, and the seconds spent measuring since the last line."""
+        seconds, self.seconds = self.seconds, 0.0
+        return {"grad_error": self._record(segment), "grad_error_s": seconds}
+
+    def _record(self, segment: Segment) -> dict[str, Any] | None:
         if not self._groups or repr(segment.views) != self._views:
             return None
         bias2, variance, signal = zip(*self._groups, strict=True)

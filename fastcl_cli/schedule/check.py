@@ -254,4 +254,5 @@ def build_config(
         precision=v["precision"],
         decode=v["decode"],
         choices=v["choices"],
+        gradient_error=v["gradient_error"],
     )

@@ -275,6 +275,14 @@ _SPECS = (
         _all(NONE),
         "what `auto` phases choose from: every share to drop with every patch side",
     ),
+    SettingSpec(
+        "gradient_error",
+        "auto|N steps|none",
+        read.read_gradient_error,
+        _all("auto"),
+        "interval at which the current compression's gradient error is estimated; auto takes about "
+        "1% of the operations",
+    ),
 )
 
 SETTINGS: dict[str, SettingSpec] = {spec.name: spec for spec in _SPECS}

@@ -392,3 +392,11 @@ def _different(values: Values, read: Callable[[Values], _T]) -> list[_T]:
             raise FaultError("FCS011", place.span, message, "remove one of them")
         found.append(number)
     return found
+
+
+def read_gradient_error(values: Values) -> int | Literal["auto"] | None:
+    if values.is_number():
+        steps = values.whole(1, 10**9)
+        values.require("steps")
+        return steps
+    return "auto" if values.choice("auto", "none") == "auto" else None

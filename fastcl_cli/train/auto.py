@@ -29,8 +29,17 @@ the very next rung may be worse than the one after it."""
 class Policy(Protocol):
     """When to decide, between which settings, and by which rule."""
 
-    groups: int
-    pairs: int
+    @property
+    def groups(self) -> int:
+        """R, statistics of each decision."""
+
+    @property
+    def pairs(self) -> int:
+        """K of each group."""
+
+    @property
+    def batch(self) -> int | None:
+        """b, images of a probe batch; None for the default."""
 
     def due(self, step: int, plan: Plan) -> bool:
         """Whether to decide before ``step`` is trained."""
@@ -52,6 +61,7 @@ class Neighbours:
     interval: int
     groups: int = 4
     pairs: int = 2
+    batch: int | None = None
 
     @classmethod
     def of(cls, plan: Plan) -> Neighbours:
@@ -80,6 +90,7 @@ class Stages:
     starts: tuple[int, ...]
     groups: int
     pairs: int
+    batch: int | None
     free: bool
 
     def due(self, step: int, plan: Plan) -> bool:

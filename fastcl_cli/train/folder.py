@@ -16,7 +16,8 @@ KEEP_CHECKPOINTS = 3
 
 class RunFolder:
     """``DIR/{schedule.fcs, config.json, plan.json, metrics.jsonl, checkpoints/,
-    backbone.safetensors}``."""
+    backbone.safetensors}``, and of a run with `auto` phases ``decisions.jsonl`` and ``taken.fcs``.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -26,6 +27,8 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.checkpoints = path / "checkpoints"
         self.backbone = path / "backbone.safetensors"
+        self.decisions = path / "decisions.jsonl"
+        self.taken = path / "taken.fcs"
 
     def create(self, *, overwrite: bool) -> None:
         """Make the folder for a new run.
@@ -48,7 +51,8 @@ class RunFolder:
                 "continue the run in it with `--resume auto`, replace it with `--overwrite`, "
                 "or name another folder",
             )
-        own = {self.schedule, self.config, self.plan, self.metrics, self.checkpoints, self.backbone}
+        own = {self.schedule, self.config, self.plan, self.metrics, self.checkpoints}
+        own |= {self.backbone, self.decisions, self.taken}
         for entry in self.path.iterdir():
             if entry not in own:
                 raise UsageError(
@@ -75,27 +79,26 @@ class RunFolder:
     ) -> None:
         """Write what the run is: its schedule, its resolved configuration, its plan."""
         write_text(self.schedule, schedule)
-        for path, value in ((self.config, config), (self.plan, plan)):
-            write_text(path, json.dumps(value, indent=1) + "\n")
+        write_text(self.config, json.dumps(config, indent=1) + "\n")
+        self.write_plan(plan)
+
+    def write_plan(self, plan: Mapping[str, Any]) -> None:
+        """Write the plan, which the decisions of `auto` phases change."""
+        write_text(self.plan, json.dumps(plan, indent=1) + "\n")
 
     def append_metrics(self, metrics: Mapping[str, Any]) -> None:
         """Add one line to ``metrics.jsonl``."""
-        with self.metrics.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(metrics) + "\n")
+        _append(self.metrics, metrics)
 
-    def truncate_metrics(self, step: int) -> None:
-        """Drop the lines after ``step`` updates: a resumed run writes them again."""
-        if not self.metrics.exists():
-            return
-        kept = []
-        for line in self.metrics.read_text(encoding="utf-8").splitlines():
-            try:
-                if json.loads(line)["step"] > step:
-                    break
-            except (ValueError, KeyError, TypeError):
-                break  # the line that was being written when the run was killed
-            kept.append(line + "\n")
-        write_text(self.metrics, "".join(kept))
+    def append_decision(self, record: Mapping[str, Any]) -> None:
+        """Add one line to ``decisions.jsonl``."""
+        _append(self.decisions, record)
+
+    def truncate(self, step: int) -> None:
+        """Drop what a run that goes on after ``step`` updates writes again: the metrics lines after
+        them, and the decisions that were made with these weights or later ones."""
+        _truncate(self.metrics, step)
+        _truncate(self.decisions, step - 1)
 
     def newest(self) -> Path | None:
         """The newest checkpoint, or None where there is none.
@@ -107,6 +110,26 @@ class RunFolder:
             raise CheckpointError(f"{self.path} is not a folder")
         saved = self.saved()
         return saved[-1] if saved else None
+
+
+def _append(path: Path, line: Mapping[str, Any]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(line) + "\n")
+
+
+def _truncate(path: Path, last: int) -> None:
+    """Keep the lines up to the ``step`` ``last``."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            if json.loads(line)["step"] > last:
+                break
+        except (ValueError, KeyError, TypeError):
+            break  # the line that was being written when the run was killed
+        kept.append(line + "\n")
+    write_text(path, "".join(kept))
 
 
 def unwritable(path: Path, error: OSError) -> UsageError:

@@ -13,6 +13,7 @@ from fastcl_cli import distributed
 from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.order import epoch_order
 from fastcl_cli.errors import ConfigError
+from fastcl_cli.gradient_error.running import RunningError
 from fastcl_cli.plan import Plan, Segment
 from fastcl_cli.train.health import effective_rank, feature_std
 from fastcl_cli.train.inputs import Batch
@@ -100,7 +101,7 @@ class Meter:
     """
 
     def __init__(self, plan: Plan, carried: Mapping[str, float]) -> None:
-        self._plan = plan
+        self.plan = plan
         self._reset()
         self._logged_steps = int(carried.get("steps", 0))
         self._loss = carried.get("loss", 0.0)
@@ -135,7 +136,7 @@ class Meter:
         features = distributed.gather(result.features)
         metrics = {
             "step": done,
-            "epoch": self._plan.epochs_at(done),
+            "epoch": self.plan.epochs_at(done),
             "batch": segment.batch,
             "loss": self._loss / self._logged_steps,
             "gradient_norm": result.gradient_norm,
@@ -148,12 +149,19 @@ class Meter:
             "step_s": seconds / self._steps,
             "data_wait_s": self._wait / self._steps,
             "sample_cost": segment.sample_cost,
-            "speedup": self._plan.images_at(done) / self._plan.cost_at(done),
+            "speedup": self.plan.images_at(done) / self.plan.cost_at(done),
             "online": described["online"],
             "target": described["target"],
         }
         self._reset()
         return metrics
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time in this context out of every line."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
 
 
 def run_steps(
@@ -165,6 +173,7 @@ def run_steps(
     stop_step: int,
     *,
     meter: Meter,
+    error: RunningError | None,
     log_every: int,
     save_every: int,
     log: Callable[[dict[str, Any]], None],
@@ -174,12 +183,11 @@ def run_steps(
     """Train from ``first_step`` to ``stop_step``, or to where ``stop`` asks.
 
     Log lines and checkpoints fall on multiples of their intervals, counted from step 0, so a
-    resumed run writes the same ones. Every end is saved.
+    resumed run writes the same ones. The end is not saved.
 
     Returns:
         the number of updates done.
     """
-    saved = first_step if first_step else -1
     done = first_step
     waiting_since = time.perf_counter()
     with closing(batches(plan, loader, seed, first_step, stop_step)) as source:
@@ -188,14 +196,17 @@ def run_steps(
             result = trainer.step(step, segment.views, batch)
             done = step + 1
             meter.add(segment, result, wait)
+            if error is not None and error.due(done, segment):
+                with meter.paused():
+                    error.measure(done, segment, plan.epochs_at(done))
             if done % log_every == 0 or done == plan.steps:
-                log(meter.line(done, segment, result))
+                line = meter.line(done, segment, result)
+                if error is not None:
+                    line |= error.fields(segment)
+                log(line)
             if done % save_every == 0:
                 save(done)
-                saved = done
             if stop.agreed():
                 break
             waiting_since = time.perf_counter()
-    if saved != done:
-        save(done)
     return done

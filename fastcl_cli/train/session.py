@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +38,9 @@ from fastcl_cli.errors import (
 )
 from fastcl_cli.events import (
     CheckpointSaved,
+    Decided,
     Emit,
+    Measuring,
     Notice,
     Packing,
     RunFinished,
@@ -44,10 +48,16 @@ from fastcl_cli.events import (
     StepLogged,
 )
 from fastcl_cli.extras import available_cores
+from fastcl_cli.files import write_text
+from fastcl_cli.gradient_error.paired import PairedGradients
+from fastcl_cli.gradient_error.running import RunningError, probe_batch
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_method
 from fastcl_cli.plan import Plan
 from fastcl_cli.schedule import Loaded
+from fastcl_cli.schedule.resolve import full_views
+from fastcl_cli.schedule.taken import taken_schedule
+from fastcl_cli.train.auto import ClosedLoop, Neighbours, Policy, words
 from fastcl_cli.train.device import Device, choose_device
 from fastcl_cli.train.folder import RunFolder, unwritable
 from fastcl_cli.train.health import Watch
@@ -71,6 +81,12 @@ class RunRequest:
     max_steps: int | None = None
     save_every: int | None = None
     log_every: int | None = None
+    policy: Policy | None = None
+    """How `auto` phases decide; None for their own rule (`Neighbours`)."""
+
+
+class _StoppedError(Exception):
+    """A signal came while gradients were being measured."""
 
 
 class Session:
@@ -114,7 +130,11 @@ class Session:
         self.spec = BackboneSpec.of(self.config, request.seed)
         self.optimizer: AdamW = build_optimizer(self.method, self.config.betas)
         self.folder = RunFolder(request.out)
+        self._planned = self.plan
         self._meter = Meter(self.plan, {})
+        self._error = self._running_error({})
+        self._auto = self._closed_loop({})
+        self._saved: int | None = None
         self._watch = Watch()
         distributed.need_equal(repr(self._header(0)), "the run")
 
@@ -136,34 +156,102 @@ class Session:
             NumericalError: the loss or a gradient is not finite; the last checkpoint is good.
         """
         stop = Stop()
-        first_step = self._open_folder()
-        self._emit(self.started(first_step))
+        done = self._open_folder()
+        self._emit(self.started(done))
         began = time.monotonic()
         torch.set_num_threads(self.device.threads)
         with stop.listening():
             loader = DecodedLoader(self.data, self._decode, self.device.threads)
-            done = run_steps(
-                Trainer(
-                    self.method,
-                    self.optimizer,
-                    Schedules(self.config, self.plan, self.method.momentum_lead),
-                    InputMaker(self.config, self.data, self._request.seed, self.device.device),
-                    self.device,
-                    self.config.clip,
-                ),
-                self.plan,
-                loader,
-                self._request.seed,
-                first_step,
-                self.stop_step,
-                meter=self._meter,
-                log_every=self._request.log_every or max(1, self.plan.steps // 200),
-                save_every=self._request.save_every or default_save_interval(self.plan),
-                log=self._log,
-                save=self._save,
-                stop=stop,
-            )
+            trainer = self._trainer()
+            while done < self.stop_step and stop.signal is None:
+                if self._auto is not None and self._auto.due(done):
+                    try:
+                        self._decide(self._auto, done, stop)
+                    except _StoppedError:
+                        break
+                done = run_steps(
+                    trainer,
+                    self.plan,
+                    loader,
+                    self._request.seed,
+                    done,
+                    self._next_break(done),
+                    meter=self._meter,
+                    error=self._error,
+                    log_every=self._request.log_every or max(1, self.plan.steps // 200),
+                    save_every=self._request.save_every or default_save_interval(self.plan),
+                    log=self._log,
+                    save=self._save,
+                    stop=stop,
+                )
+            if self._saved != done:
+                self._save(done)
         self._finish(done, stop, time.monotonic() - began)
+
+    def _trainer(self) -> Trainer:
+        return Trainer(
+            self.method,
+            self.optimizer,
+            Schedules(self.config, self.plan, self.method.momentum_lead),
+            InputMaker(self.config, self.data, self._request.seed, self.device.device),
+            self.device,
+            self.config.clip,
+        )
+
+    def _next_break(self, step: int) -> int:
+        """Where the steps that begin with ``step`` end: the next decision, or the run's end."""
+        if self._auto is None:
+            return self.stop_step
+        return min(self.stop_step, self._auto.next_decision(step + 1))
+
+    def _gradients(self, purpose: str, batch: int) -> PairedGradients:
+        return PairedGradients(
+            self.method,
+            self.config,
+            self.data,
+            lambda: self._probe_loader,
+            self.device,
+            self._request.seed,
+            batch,
+            purpose=purpose,
+        )
+
+    @cached_property
+    def _probe_loader(self) -> DecodedLoader:
+        """Beside the loader that trains, whose stream is open while gradients are measured."""
+        return DecodedLoader(self.data, self._decode, self.device.threads)
+
+    def _running_error(self, carried: Mapping[str, Any]) -> RunningError | None:
+        if self.config.gradient_error is None:
+            return None
+        interval = None if self.config.gradient_error == "auto" else self.config.gradient_error
+        least = min(segment.batch for segment in self._planned.segments)
+        gradients = self._gradients("gradient error", probe_batch(least, self.data.images))
+        return RunningError(gradients, full_views(self.config), interval, carried)
+
+    def _closed_loop(self, carried: Mapping[str, Any]) -> ClosedLoop | None:
+        if not any(segment.auto for segment in self._planned.segments):
+            return None
+        policy = self._request.policy or Neighbours.of(self._planned)
+        least = min(segment.batch for segment in self._planned.segments)
+        batch = policy.batch or probe_batch(least, self.data.images)
+        gradients = self._gradients("decisions", batch)
+        return ClosedLoop(gradients, self.config, self._planned, policy, carried)
+
+    def _decide(self, auto: ClosedLoop, step: int, stop: Stop) -> None:
+        def progress(done: int, total: int) -> None:
+            self._emit(Measuring(done, total))
+            if stop.agreed():
+                raise _StoppedError
+
+        with self._meter.paused():
+            decision = auto.decide(step, self.plan.epochs_at(step), progress)
+        distributed.need_equal(repr(auto.state), "the decision")
+        self.plan = self._meter.plan = auto.plan
+        if self._leads:
+            self.folder.append_decision(decision.record)
+            self.folder.write_plan(self.plan.to_json())
+        self._emit(Decided(step, words(decision.rung), decision.record["why"], self.plan))
 
     @property
     def _decode(self) -> int:
@@ -201,7 +289,12 @@ class Session:
                 "resume with the options that the run was started with, or start a new one",
             )
         load_run(checkpoint, self.method, self.optimizer)
+        self._error = self._running_error(header.error)
+        self._auto = self._closed_loop(header.auto)
+        if self._auto is not None:
+            self.plan = self._auto.plan
         self._meter = Meter(self.plan, header.meter)
+        self._saved = header.step
         distributed.wait()  # all have read it
         if self._leads:
             self._tidy(checkpoint, header)
@@ -215,7 +308,7 @@ class Session:
             for newer in self.folder.saved():
                 if newer > self.folder.checkpoint(header.step):
                     newer.unlink()
-            self.folder.truncate_metrics(header.step)
+            self.folder.truncate(header.step)
         except OSError as error:
             raise unwritable(self.folder.path, error) from error
         if not self.folder.config.exists():
@@ -237,11 +330,20 @@ class Session:
 
     def _header(self, step: int) -> RunHeader:
         # Where the images lie may change between two halves of a run; what they are may not.
-        config = {k: v for k, v in self.config.to_json().items() if k != "data"}
+        # What is measured beside it changes nothing in it.
+        free = ("data", "gradient_error")
+        config = {k: v for k, v in self.config.to_json().items() if k not in free}
         config["seed"] = self._request.seed
         schedule = self._request.schedule.text
         return RunHeader(
-            step, self.plan.hash(), config, self.data.identity, schedule, self._meter.state
+            step,
+            self._planned.hash(),
+            config,
+            self.data.identity,
+            schedule,
+            self._meter.state,
+            self._error.state if self._error is not None else {},
+            self._auto.state if self._auto is not None else {},
         )
 
     def _describe(self) -> None:
@@ -280,6 +382,7 @@ class Session:
             self._emit(Notice(warning))
 
     def _save(self, step: int) -> None:
+        self._saved = step
         if not self._leads:
             return
         path = self.folder.checkpoint(step)
@@ -303,6 +406,9 @@ class Session:
             raise kind(message, help)
         if self._leads:
             save_backbone(self.folder.backbone, self.method.backbone, self.spec, done)
+            if self._auto is not None:
+                taken = taken_schedule(self._request.schedule, self.plan, str(path))
+                write_text(self.folder.taken, taken)
         line = timm_line(self.folder.backbone, self.spec)
         self._emit(RunFinished(done, seconds, path, line))
 

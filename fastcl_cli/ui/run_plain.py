@@ -6,14 +6,24 @@ import time
 
 from fastcl_cli.events import (
     CheckpointSaved,
+    Decided,
     Event,
+    Measuring,
     Notice,
     Packing,
     RunFinished,
     RunStarted,
     StepLogged,
 )
-from fastcl_cli.ui.run_words import Forecast, closing, compression, duration, opening
+from fastcl_cli.ui.run_words import (
+    Forecast,
+    closing,
+    compression,
+    decided,
+    duration,
+    gradient_error,
+    opening,
+)
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -48,7 +58,11 @@ class Plain:
                 tenth = event.done * 10 // event.total
                 before, self._tenth = self._tenth, tenth
                 return [f"packed {event.done:,} of {event.total:,}"] if tenth > before else []
-            case CheckpointSaved():
+            case Decided():
+                assert self._forecast is not None
+                self._forecast.plan = event.plan
+                return [decided(event)]
+            case CheckpointSaved() | Measuring():
                 return []
 
     def _step(self, event: StepLogged) -> list[str]:
@@ -70,4 +84,7 @@ class Plain:
             f"data wait {m['data_wait_s'] / m['step_s']:.1%}  speed-up {m['speedup']:.2f}x"
             + (f"  {duration(left)} left" if left is not None else "")
         )
+        error = gradient_error(m)
+        if error is not None:
+            lines.append(f"   gradient error: {error}")
         return lines

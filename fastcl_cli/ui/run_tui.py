@@ -15,7 +15,9 @@ from rich.text import Text
 
 from fastcl_cli.events import (
     CheckpointSaved,
+    Decided,
     Event,
+    Measuring,
     Notice,
     Packing,
     RunFinished,
@@ -23,7 +25,16 @@ from fastcl_cli.events import (
     StepLogged,
 )
 from fastcl_cli.plan import Plan
-from fastcl_cli.ui.run_words import Forecast, closing, compression, duration, opening, short
+from fastcl_cli.ui.run_words import (
+    Forecast,
+    closing,
+    compression,
+    decided,
+    duration,
+    gradient_error,
+    opening,
+    short,
+)
 
 REDRAWS_PER_SECOND = 4
 BARS = " ▁▂▃▄▅▆▇█"
@@ -44,6 +55,7 @@ class Tui:
         self._started: RunStarted | None = None
         self._forecast: Forecast | None = None
         self._last: StepLogged | None = None
+        self._measuring: Measuring | None = None
         self._losses: deque[float] = deque(maxlen=400)
         self._saved = ""
 
@@ -66,10 +78,16 @@ class Tui:
                 self._forecast = Forecast(event.plan, event.stop_step)
                 self._print(opening(event))
             case StepLogged():
-                self._last = event
+                self._last, self._measuring = event, None
                 self._losses.append(event.metrics["loss"])
             case CheckpointSaved():
                 self._saved = f"checkpoint {event.path.name}"
+            case Measuring():
+                self._measuring = event
+            case Decided():
+                assert self._forecast is not None
+                self._forecast.plan, self._measuring = event.plan, None
+                self._print([decided(event)])
             case Packing():
                 self._live.update(
                     Group(
@@ -92,16 +110,19 @@ class Tui:
 
     def _panel(self) -> RenderableType:
         started, last = self._started, self._last
-        if started is None:
+        if started is None or self._forecast is None:
             return ""
         width = max(20, self._console.width - 4)
         step = last.metrics["step"] if last else started.step
         rows: list[RenderableType] = [
-            strip(started.plan, step, width),
+            strip(self._forecast.plan, step, width),
             bar(step, started.stop_step),
         ]
         if last is not None:
             rows.append(self._figures(last, width))
+        if self._measuring is not None:
+            done, total = self._measuring.done, self._measuring.total
+            rows += [f"measuring gradients: {done:,} of {total:,}", bar(done, total)]
         return Panel(Group(*rows), title=started.title, title_align="left")
 
     def _figures(self, last: StepLogged, width: int) -> Table:
@@ -130,6 +151,9 @@ class Tui:
         )
         table.add_row("loss", f"{m['loss']:.4f}  {sparkline(list(self._losses), width - 22)}")
         table.add_row("lr", f"{m['lr']:.3e}")
+        error = gradient_error(m)
+        if error is not None:
+            table.add_row("error", error)
         if self._saved:
             table.add_row("saved", self._saved)
         return table

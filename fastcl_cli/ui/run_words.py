@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from fastcl_cli.events import RunFinished, RunStarted
+from fastcl_cli.events import Decided, RunFinished, RunStarted
 from fastcl_cli.plan import Plan, Segment
 
 
@@ -55,8 +55,31 @@ def closing(event: RunFinished) -> list[str]:
     ]
 
 
+def decided(event: Decided) -> str:
+    """What an `auto` phase decided, and why."""
+    if not event.why:
+        return f"step {event.step:,}: stays with {event.setting}"
+    return f"step {event.step:,}: {event.setting}: {event.why}"
+
+
+def gradient_error(metrics: Mapping[str, Any]) -> str | None:
+    """The running estimate of a metrics line, over the squared length of the mean gradient."""
+    error = metrics.get("grad_error")
+    if error is None:
+        return None
+    relative = error["relative"]
+    names = {"bias2": "bias²", "variance": "variance", "ca_mse": "CA-MSE"}
+    if relative["bias2"] is None:
+        figures = ", ".join(f"{word} {error[name]:.2g}" for name, word in names.items())
+    else:
+        figures = ", ".join(f"{word} {relative[name]:.2g}" for name, word in names.items())
+        figures += " of ‖g‖²"
+    return f"{figures} ({error['groups']} groups)"
+
+
 class Forecast:
     """Time left, following the remaining plan: what a unit of sample cost took, times what is left.
+    ``plan`` may be replaced when an `auto` phase has decided.
 
     A unit's time is measured from the first step that is asked about, over the steps of this
     process alone: what comes before (compiling, warming up) happens once, and a resumed run
@@ -64,16 +87,16 @@ class Forecast:
     """
 
     def __init__(self, plan: Plan, stop_step: int) -> None:
-        self._plan = plan
-        self._stop_cost = plan.cost_at(stop_step)
+        self.plan = plan
+        self._stop_step = stop_step
         self._first: tuple[float, float] | None = None
 
     def seconds_left(self, step: int) -> float | None:
         """Seconds from now to the end, or None before anything was measured."""
-        now, cost = time.monotonic(), self._plan.cost_at(step)
+        now, cost = time.monotonic(), self.plan.cost_at(step)
         if self._first is None:
             self._first = now, cost
         since, first_cost = self._first
         if cost <= first_cost:
             return None
-        return (now - since) / (cost - first_cost) * (self._stop_cost - cost)
+        return (now - since) / (cost - first_cost) * (self.plan.cost_at(self._stop_step) - cost)
