@@ -63,6 +63,21 @@ class Precision(str, Enum):
     bf16 = "bf16"
 
 
+class Method(str, Enum):
+    """What to train with."""
+
+    moco = "moco"
+    simclr = "simclr"
+    dino = "dino"
+
+
+class Metric(str, Enum):
+    """In which gradient errors are measured."""
+
+    euclidean = "euclidean"
+    adam = "adam"
+
+
 class Split(str, Enum):
     """A part of a data set."""
 
@@ -246,6 +261,100 @@ def run(
         arguments=sys.argv[1:],
     )
     raise typer.Exit(status)
+
+
+@app.command()
+def search(
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE]", help="Schedule whose settings and length to keep."),
+    ] = None,
+    method: Annotated[
+        Method | None, typer.Option("--method", help="In place of FILE: its published recipe.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", help="Beton, image folder or built-in name.")
+    ] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=TEXT", help="In place of the file's `NAME TEXT;`."),
+    ] = None,
+    images: Images = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="OUT.fcs", help="To write. [default: NAME_found.fcs]"),
+    ] = None,
+    checkpoints: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--checkpoints", metavar="CKPT...", help="Measure these, off policy; train nothing."
+        ),
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option("--grid", help="Settings to try: 'drop 0 0.5 0.75 patch 16 28 32 56'."),
+    ] = None,
+    stages: Annotated[int, typer.Option("--stages", min=1, max=100, help="Of equal length.")] = 5,
+    groups: Annotated[
+        int, typer.Option("--groups", min=4, max=1000, help="Independent estimates of each figure.")
+    ] = 8,
+    pairs: Annotated[
+        int, typer.Option("--pairs", min=2, max=1000, help="Paired gradients of each group.")
+    ] = 4,
+    probe_batch: Annotated[
+        int | None,
+        typer.Option("--probe-batch", min=2, help="Images of a gradient. [default: up to 128]"),
+    ] = None,
+    metric: Annotated[
+        Metric, typer.Option("--metric", help="Of gradients, or of the steps AdamW makes of them.")
+    ] = Metric.euclidean,
+    free: Annotated[
+        bool, typer.Option("--free", help="A stage may be cheaper than the one before.")
+    ] = False,
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", help="For the search: 10gpuh, 5Munits. It trains for less."),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0,
+    resume: Annotated[
+        str, typer.Option("--resume", metavar="auto|never", help="Go on with a search.")
+    ] = "never",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the search that is there.")
+    ] = False,
+    ui: Annotated[
+        Ui | None, typer.Option("--ui", help="[default: tui on a terminal, else plain]")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Find a schedule: measure gradient errors, choose, train a stage with the choice, again.
+
+    Writes OUT.fcs with the tables that it was chosen from, OUT.json and a picture, OUT.svg.
+    """
+    from fastcl_cli.ui import search as view
+
+    view.run(
+        files or [],
+        method=method.value if method else None,
+        data=data,
+        settings=set or [],
+        images=images,
+        out=out,
+        checkpoints=checkpoints or [],
+        grid=grid,
+        stages=stages,
+        groups=groups,
+        pairs=pairs,
+        batch=probe_batch,
+        metric=metric.value,
+        free=free,
+        budget=budget,
+        seed=seed,
+        resume=resume,
+        overwrite=overwrite,
+        ui=ui.value if ui else None,
+        as_json=as_json,
+    )
 
 
 @app.command()

@@ -30,6 +30,7 @@ LINES = (
     "checkpoint",
     "train gradient_error",
     "evaluate",
+    "search",
     "ui",
     "cli",
     "__main__",

@@ -173,16 +173,7 @@ def test_adams_metric_is_the_step_that_it_takes(loader: DecodedLoader) -> None:
     assert torch.allclose(before - after, step, rtol=1e-3, atol=1e-6)
     plain = taken(problem, 1, full_views(problem.config))
     scale = adam_scale(problem.method, optimizer)
-    problem.gradients = PairedGradients(
-        problem.method,
-        problem.config,
-        loader.beton,
-        lambda: loader,
-        CPU,
-        SEED,
-        BATCH,
-        precondition=scale,
-    )
+    problem.gradients.precondition = scale
     assert torch.equal(taken(problem, 1, full_views(problem.config)), plain * scale)
 
 

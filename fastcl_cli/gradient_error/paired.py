@@ -41,8 +41,10 @@ class PairedGradients:
             compiles for a second when the first one is made.
         seed: of the run; ``purpose`` keeps these draws apart from all others.
         batch: b, images of a probe batch, over all processes.
-        precondition: AdamW's scale for each coordinate (`adam_scale`), or None for the Euclidean
-            metric.
+
+    Attributes:
+        precondition: a factor for each coordinate (`adam_scale`), or None for gradients as they
+            are.
     """
 
     def __init__(
@@ -56,7 +58,6 @@ class PairedGradients:
         batch: int,
         *,
         purpose: str = "gradient error",
-        precondition: Tensor | None = None,
     ) -> None:
         assert batch <= data.images and batch % distributed.size() == 0
         self.batch = batch
@@ -66,7 +67,7 @@ class PairedGradients:
         self._device = device
         self._seed = derive_seed(seed, purpose, 0)
         self._inputs = InputMaker(config, data, self._seed, device.device)
-        self._precondition = precondition
+        self.precondition: Tensor | None = None
 
     def batches(self, numbers: Sequence[int]) -> Generator[tuple[int, Batch], None, None]:
         """Probe batches by their numbers: each drawn without replacement, independently of all
@@ -93,7 +94,7 @@ class PairedGradients:
             loss = self._method.loss(online, target, epochs).value
         parts = torch.autograd.grad(loss, parameters, materialize_grads=True)
         vector = distributed.average(torch.cat([part.reshape(-1) for part in parts]))
-        return vector if self._precondition is None else vector.mul_(self._precondition)
+        return vector if self.precondition is None else vector.mul_(self.precondition)
 
 
 def adam_scale(method: Method, optimizer: AdamW) -> Tensor:

@@ -32,7 +32,7 @@ def taken_schedule(loaded: Loaded, plan: Plan, run: str) -> str:
     choices = ""
     orphans: tuple[ast.Comment, ...] = ()
     phase = 0
-    for statement in _as_run(loaded):
+    for statement in as_run(loaded):
         if isinstance(statement, ast.Setting) and statement.name.text == "choices":
             choices = " ".join(["choices", *(value.text for value in statement.values)])
             orphans = statement.remarks.above
@@ -63,7 +63,7 @@ def _head(plan: Plan, choices: str, run: str) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def _as_run(loaded: Loaded) -> list[ast.Statement]:
+def as_run(loaded: Loaded) -> list[ast.Statement]:
     """The file's statements with those of the command line in their places, new ones before the
     first phase."""
     faults = Collector()

@@ -9,11 +9,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from fastcl_cli.config import RunConfig
 from fastcl_cli.gradient_error.choose import Choice, cheapest_good, next_rung
-from fastcl_cli.gradient_error.paired import PairedGradients, measure
+from fastcl_cli.gradient_error.paired import PairedGradients, Views, measure
 from fastcl_cli.plan import Plan, Rung
 from fastcl_cli.schedule.resolve import full_views, ladder
 from fastcl_cli.units import format_decimal
@@ -24,6 +24,11 @@ length worth compressing their cost is small."""
 UP, DOWN = 2, 1
 """Neighbours that are measured, dearer and cheaper: a ladder orders by cost and not by error, so
 the very next rung may be worse than the one after it."""
+
+
+Metric: TypeAlias = Literal["euclidean", "adam"]
+"""Lengths of gradients as they are, or of the steps that AdamW makes of them (`adam_scale`), which
+decisions before its first 100 updates take as they are, too."""
 
 
 class Policy(Protocol):
@@ -40,6 +45,10 @@ class Policy(Protocol):
     @property
     def batch(self) -> int | None:
         """b, images of a probe batch; None for the default."""
+
+    @property
+    def metric(self) -> Metric:
+        """In which lengths are taken."""
 
     def due(self, step: int, plan: Plan) -> bool:
         """Whether to decide before ``step`` is trained."""
@@ -62,6 +71,7 @@ class Neighbours:
     groups: int = 4
     pairs: int = 2
     batch: int | None = None
+    metric: Metric = "euclidean"
 
     @classmethod
     def of(cls, plan: Plan) -> Neighbours:
@@ -91,6 +101,7 @@ class Stages:
     groups: int
     pairs: int
     batch: int | None
+    metric: Metric
     free: bool
 
     def due(self, step: int, plan: Plan) -> bool:
@@ -140,12 +151,12 @@ class ClosedLoop:
         carried: Mapping[str, Any],
         costs: Sequence[float] | None = None,
     ) -> None:
-        self._gradients = gradients
-        self._policy = policy
+        self.gradients = gradients
         self._full = full_views(config)
         rungs = ladder(config, config.batch)
         analytic = [rung.sample_cost for rung in rungs]
         self._costs: list[float] = list(carried.get("costs", costs or analytic))
+        self.policy = policy
         self._moves: list[list[int]] = [list(move) for move in carried.get("moves", ())]
         order = sorted(range(len(rungs)), key=lambda i: self._costs[i])
         self._rungs = [rungs[i] for i in order]
@@ -157,8 +168,9 @@ class ClosedLoop:
 
     @property
     def state(self) -> dict[str, Any]:
-        """Goes into every checkpoint: κ of each setting, and the moves so far."""
-        return {"costs": self._costs, "moves": self._moves}
+        """Goes into every checkpoint: the policy in words, which must not change, κ of each
+        setting, and the moves so far."""
+        return {"policy": repr(self.policy), "costs": self._costs, "moves": self._moves}
 
     @property
     def names(self) -> list[str]:
@@ -171,7 +183,7 @@ class ClosedLoop:
         return next((s for s in range(step, self.plan.steps) if self.due(s)), self.plan.steps)
 
     def due(self, step: int) -> bool:
-        return self._policy.due(step, self.plan)
+        return self.policy.due(step, self.plan)
 
     def decide(
         self, step: int, epochs: float, progress: Callable[[int, int], None] | None = None
@@ -180,21 +192,19 @@ class ClosedLoop:
         began = time.perf_counter()
         segment = self.plan.at(step)
         current = next(i for i, r in enumerate(self._rungs) if r.online == segment.online)
-        candidates = self._policy.candidates(current, len(self._rungs))
-        policy = self._policy
-        errors = measure(
-            self._gradients, self._full, [self._rungs[i].views for i in candidates], epochs,
-            groups=policy.groups, pairs=policy.pairs,
-            first=step * policy.groups * policy.pairs, progress=progress,
-        )  # fmt: skip
-        table, ca_mse = [], {}
-        for index, error in zip(candidates, errors, strict=True):
-            rung, cost = self._rungs[index], self._kappa[index]
-            ca_mse[index] = error.ca_mse(cost, segment.batch)
-            drop, patch = format_decimal(rung.online.drop), rung.online.patch
-            row = {"rung": index, "drop": drop, "patch": patch}
-            table.append(row | error.record(cost, segment.batch))
-        choice = policy.choose(current, ca_mse, self.names) or Choice(current, "")
+        candidates = self.policy.candidates(current, len(self._rungs))
+        table, ca_mse = measure_rungs(
+            self.gradients,
+            self._full,
+            {i: (self._rungs[i], self._kappa[i]) for i in candidates},
+            segment.batch,
+            epochs,
+            groups=self.policy.groups,
+            pairs=self.policy.pairs,
+            first=step * self.policy.groups * self.policy.pairs,
+            progress=progress,
+        )
+        choice = self.policy.choose(current, ca_mse, self.names) or Choice(current, "")
         self._moves = [[s, r] for s, r in self._moves if s < step]
         if choice.rung != current:
             self._moves.append([step, choice.rung])
@@ -207,7 +217,40 @@ class ClosedLoop:
             "from": self.names[current],
             "to": self.names[choice.rung],
             "why": choice.why,
+            "metric": "euclidean" if self.gradients.precondition is None else "adam",
             "seconds": seconds,
             "settings": table,
         }
         return Decision(step, self._rungs[choice.rung], choice.rung != current, record)
+
+
+def measure_rungs(
+    gradients: PairedGradients,
+    full: Views,
+    rungs: Mapping[int, tuple[Rung, float]],
+    batch: int,
+    epochs: float,
+    *,
+    groups: int,
+    pairs: int,
+    first: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[list[dict[str, Any]], dict[int, tuple[float, ...]]]:
+    """Measure settings, by their numbers on the ladder and with their κ.
+
+    Returns:
+        a row for each, as records hold it, and the CA-MSE of each group for training with
+        ``batch``, by number.
+    """
+    views = [rung.views for rung, _ in rungs.values()]
+    errors = measure(
+        gradients, full, views, epochs, groups=groups, pairs=pairs, first=first, progress=progress
+    )
+    table: list[dict[str, Any]] = []
+    ca_mse = {}
+    for (index, (rung, cost)), error in zip(rungs.items(), errors, strict=True):
+        ca_mse[index] = error.ca_mse(cost, batch)
+        drop, patch = format_decimal(rung.online.drop), rung.online.patch
+        row: dict[str, Any] = {"rung": index, "drop": drop, "patch": patch}
+        table.append(row | error.record(cost, batch))
+    return table, ca_mse

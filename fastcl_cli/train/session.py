@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -49,7 +49,7 @@ from fastcl_cli.events import (
 )
 from fastcl_cli.extras import available_cores
 from fastcl_cli.files import write_text
-from fastcl_cli.gradient_error.paired import PairedGradients
+from fastcl_cli.gradient_error.paired import LEAST_UPDATES, PairedGradients, adam_scale
 from fastcl_cli.gradient_error.running import RunningError, probe_batch
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_method
@@ -81,8 +81,8 @@ class RunRequest:
     max_steps: int | None = None
     save_every: int | None = None
     log_every: int | None = None
-    policy: Policy | None = None
-    """How `auto` phases decide; None for their own rule (`Neighbours`)."""
+    policy: Callable[[Plan], Policy] = Neighbours.of
+    """How `auto` phases decide, for a plan."""
 
 
 class _StoppedError(Exception):
@@ -204,7 +204,8 @@ class Session:
             return self.stop_step
         return min(self.stop_step, self._auto.next_decision(step + 1))
 
-    def _gradients(self, purpose: str, batch: int) -> PairedGradients:
+    def gradients(self, purpose: str, batch: int) -> PairedGradients:
+        """Paired gradients of the run's network, with draws of their own for ``purpose``."""
         return PairedGradients(
             self.method,
             self.config,
@@ -226,16 +227,16 @@ class Session:
             return None
         interval = None if self.config.gradient_error == "auto" else self.config.gradient_error
         least = min(segment.batch for segment in self._planned.segments)
-        gradients = self._gradients("gradient error", probe_batch(least, self.data.images))
+        gradients = self.gradients("gradient error", probe_batch(least, self.data.images))
         return RunningError(gradients, full_views(self.config), interval, carried)
 
     def _closed_loop(self, carried: Mapping[str, Any]) -> ClosedLoop | None:
         if not any(segment.auto for segment in self._planned.segments):
             return None
-        policy = self._request.policy or Neighbours.of(self._planned)
+        policy = self._request.policy(self._planned)
         least = min(segment.batch for segment in self._planned.segments)
         batch = policy.batch or probe_batch(least, self.data.images)
-        gradients = self._gradients("decisions", batch)
+        gradients = self.gradients("decisions", batch)
         return ClosedLoop(gradients, self.config, self._planned, policy, carried)
 
     def _decide(self, auto: ClosedLoop, step: int, stop: Stop) -> None:
@@ -244,6 +245,8 @@ class Session:
             if stop.agreed():
                 raise _StoppedError
 
+        adam = auto.policy.metric == "adam" and step >= LEAST_UPDATES
+        auto.gradients.precondition = adam_scale(self.method, self.optimizer) if adam else None
         with self._meter.paused():
             decision = auto.decide(step, self.plan.epochs_at(step), progress)
         distributed.need_equal(repr(auto.state), "the decision")
@@ -324,6 +327,8 @@ class Session:
         ]
         if header.plan != here.plan and not changed:
             changed.append("the phases differ")
+        if header.auto.get("policy") != here.auto.get("policy") and not changed:
+            changed.append(f"decisions were by {header.auto.get('policy')}")
         if header.data != here.data:
             changed.append("the images differ")
         return changed

@@ -84,15 +84,23 @@ def ink(colour: str) -> str:
 
 def heat_svg(*maps: HeatMap) -> str:
     """An SVG document of the maps, side by side."""
-    panels, x = [], _GAP
-    for map_ in maps:
-        panels.append(f'<g transform="translate({x} 0)">{_panel(map_)}</g>')
-        x += _width(map_) + _GAP
-    height = _TOP + max((len(m.rows) for m in maps), default=0) * _CELL_HEIGHT + _GAP
+    return heat_sheet([maps])
+
+
+def heat_sheet(rows: Sequence[Sequence[HeatMap]]) -> str:
+    """An SVG document of rows of maps, each row side by side."""
+    panels, width, y = [], 0, 0
+    for maps in rows:
+        x = _GAP
+        for map_ in maps:
+            panels.append(f'<g transform="translate({x} {y})">{_panel(map_)}</g>')
+            x += _width(map_) + _GAP
+        width = max(width, x)
+        y += _TOP + max((len(m.rows) for m in maps), default=0) * _CELL_HEIGHT + _GAP
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{x}" height="{height}" '
-        f'viewBox="0 0 {x} {height}" font-family="sans-serif" font-size="12">\n'
-        f'<rect width="{x}" height="{height}" fill="#ffffff"/>\n' + "\n".join(panels) + "\n</svg>\n"
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y}" '
+        f'viewBox="0 0 {width} {y}" font-family="sans-serif" font-size="12">\n'
+        f'<rect width="{width}" height="{y}" fill="#ffffff"/>\n' + "\n".join(panels) + "\n</svg>\n"
     )
 
 

@@ -1,0 +1,1 @@
+"""The search for a schedule: measure the grid, choose, train a stage with the choice, again."""
