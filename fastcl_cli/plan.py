@@ -103,11 +103,6 @@ class Segment:
     sample_cost: float
     auto: bool = False
 
-    @property
-    def rung(self) -> Rung:
-        """The segment's compression as a setting."""
-        return Rung(self.online, self.target, self.views, self.sample_cost)
-
     def to_json(self) -> dict[str, Any]:
         """The segment as JSON values: ``drop`` as written, everything else as used."""
         first = self.views[0]
