@@ -136,7 +136,8 @@ def fit(loaded: Loaded, budget: Budget, device: Device) -> str:
         if estimate(shorter, budget, device, named=True).fits:
             head = f"# {loaded.name}, shortened to {float(size / total):.1%} to fit {budget.text}"
             device_words = f"{device.name} at {device.utilisation:.0%} of {device.peak:g} TFLOP/s"
-            return f"{head} ({device_words}, analytic)\n\n{text}"
+            auto = ", auto phases at their cheapest" if loaded.plan.is_auto else ""
+            return f"{head} ({device_words}, analytic{auto})\n\n{text}"
         size -= max(1, size // 200)
     raise BudgetError(
         f"{loaded.name} cannot be shortened to {budget.text}",

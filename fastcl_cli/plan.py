@@ -103,11 +103,6 @@ class Segment:
     sample_cost: float
     auto: bool = False
 
-    @property
-    def rung(self) -> Rung:
-        """The segment's compression as a setting."""
-        return Rung(self.online, self.target, self.views, self.sample_cost)
-
     def to_json(self) -> dict[str, Any]:
         """The segment as JSON values: ``drop`` as written, everything else as used."""
         first = self.views[0]
@@ -205,6 +200,11 @@ class Plan:
     def epochs(self) -> float:
         """The whole run in epochs; `epochs_at` of the end."""
         return self.end.epoch + self.end.offset / self.images
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether the run itself chooses the compression of some phase."""
+        return any(segment.auto for segment in self.segments)
 
     @cached_property
     def _first_steps(self) -> list[int]:
@@ -317,8 +317,10 @@ class Plan:
             views=rung.views,
             sample_cost=rung.sample_cost,
         )
-        if before and (before[-1].phase, before[-1].rung) == (new.phase, rung):
-            new = replace(before.pop(), end=new.end, end_step=new.end_step)
+        if before:
+            last = before[-1]
+            if (last.phase, last.online, last.target) == (new.phase, rung.online, rung.target):
+                new = replace(before.pop(), end=new.end, end_step=new.end_step)
         after = self.segments[index + len(rest) :]
         return replace(self, segments=(*before, new, *after))
 

@@ -109,6 +109,53 @@ def test_json_of_a_plan(cli: Cli) -> None:
     assert plan["speedup"] == pytest.approx(1 / plan["mean_cost"])
 
 
+AUTO = (
+    "choices drop 0 0.5 patch 16 32; "
+    "epochs 0-60: drop 0.5; epochs 60-90: auto; epochs 90-100: full;"
+)
+
+
+def test_auto_phases_are_shown_as_such(cli: Cli) -> None:
+    """Counted at the cheapest choice, said to be, and no reason to fail --strict."""
+    Path("auto.fcs").write_text(AUTO)
+    status, value = cli.json("validate", "auto.fcs", "--strict")
+    (file,) = value["files"]
+    assert (status, file["diagnostics"]) == (0, [])
+    segments = file["plan"]["segments"]
+    assert [segment["auto"] for segment in segments] == [False, True, False]
+    assert segments[1]["online"] == {"drop": 0.5, "patch": 32, "grid": 7, "tokens": 25}
+    assert segments[1]["target"] == {"drop": 0, "patch": 32, "grid": 7, "tokens": 49}
+    costs = [segment["sample_cost"] for segment in segments]
+    assert file["plan"]["mean_cost"] == pytest.approx(0.6 * costs[0] + 0.3 * costs[1] + 0.1)
+    status, out, _ = cli("validate", "auto.fcs")
+    assert "auto: drop 0.5 patch 32: 25/49" in out
+    assert "counted here at the cheapest choice" in out
+    strip = next(line for line in out.splitlines() if "~" in line).strip()
+    assert 0.25 < strip.count("~") / len(strip) < 0.35
+    _, out, _ = cli("validate", "good.fcs")
+    assert "auto" not in out
+    assert "~" not in out
+
+
+def test_estimates_say_how_auto_phases_are_counted(cli: Cli) -> None:
+    Path("auto.fcs").write_text(AUTO)
+    Path("fixed.fcs").write_text(AUTO.partition("; ")[2].replace("auto", "drop 0.5 patch 32"))
+    arguments = ("--budget", "9gpuh", "--gpu", "a100")
+    _, auto = cli.json("estimate", "auto.fcs", *arguments)
+    _, fixed = cli.json("estimate", "fixed.fcs", *arguments)
+    assert auto["schedules"][0]["gpu_hours"] == fixed["schedules"][0]["gpu_hours"]
+    assert [line for line in auto["assumptions"] if "auto" in line] == [
+        "auto phases counted at their cheapest choice: they decide while they run"
+    ]
+    assert not [line for line in fixed["assumptions"] if "auto" in line]
+    status, _, _ = cli("estimate", "auto.fcs", *arguments, "--write", "out.fcs")
+    assert status == 0
+    text = Path("out.fcs").read_text()
+    assert "auto phases at their cheapest" in text.partition("\n")[0]
+    assert "choices drop 0 0.5 patch 16 32;" in text
+    assert cli("validate", "out.fcs")[0] == 0
+
+
 def test_json_of_faults(cli: Cli) -> None:
     status, value = cli.json("validate", "bad.fcs", "warn.fcs")
     bad, warn = value["files"]

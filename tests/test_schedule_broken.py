@@ -838,9 +838,175 @@ BROKEN: list[tuple[str | bytes, Faults]] = [
         ],
     ),
     (
+        "epochs 0-100: zigzag;",
+        [
+            ("FCS008", 1, 15, "clauses: drop, patch, full, auto or batch"),
+        ],
+    ),
+    (
         "epochs 0-100: auto;",
         [
-            ("FCS008", 1, 15, "clauses: drop, patch, full or batch"),
+            ("FCS028", 1, 15, "add `choices drop 0 0.5 0.75 patch 16 28 32 56;`"),
+        ],
+    ),
+    (
+        "image 96;\nepochs 0-50: full; epochs 50-100: auto batch 512; epochs 100-150: auto;",
+        [
+            ("FCS028", 2, 35, "add `choices drop 0 0.5 0.75 patch 16 24 32 48;`"),
+        ],
+    ),
+    (
+        "choices drop 0 0.5 patch 16 32; epochs 0-100: full;",
+        [
+            ("FCS028", 1, 1, "remove it, or write `auto` in a phase"),
+        ],
+    ),
+    (
+        "choices drop 0 0.5 patch 16 32; epochs 0-50: full; epochs 50-100: atuo;",
+        [
+            ("FCS008", 1, 67, "did you mean `auto`?"),
+        ],
+    ),
+    (
+        "choices drop 0 0.5 patch 16 32; epochs 0-50 auto; epochs 50-100: full;",
+        [
+            ("FCS003", 1, 45, "expected `:`"),
+        ],
+    ),
+    (
+        "choices drop 0 0.5 patch 16 32; epochs 0-100: auto full;",
+        [
+            ("FCS018", 1, 47, "remove `auto` or `full`"),
+        ],
+    ),
+    (
+        "choices drop 0 0.5 patch 16 32; epochs 0-100: drop 0.5 auto;",
+        [
+            ("FCS018", 1, 56, "remove `auto` or `drop`"),
+        ],
+    ),
+    (
+        "choices drop 0 0.5 patch 16 32; epochs 0-100: auto batch 512 auto;",
+        [
+            ("FCS018", 1, 62, "remove one of them"),
+        ],
+    ),
+    (
+        "choices drop 0 0.5 patch 16 32; epochs 0-100: auto 0.5;",
+        [
+            ("FCS009", 1, 52, "write `auto`"),
+        ],
+    ),
+    (
+        "choices drop 0 0.5 patch 16 32; epochs 0-100: auto on online;",
+        [
+            ("FCS009", 1, 55, "write `auto`"),
+        ],
+    ),
+    (
+        "auto;epochs 0-100: full;",
+        [
+            ("FCS007", 1, 1, "`auto` belongs in a phase: `epochs 0-60: drop 0.5 patch 32;`"),
+        ],
+    ),
+    (
+        "choice drop 0 0.5 patch 16 32; epochs 0-100: full;",
+        [
+            ("FCS007", 1, 1, "did you mean `choices`?"),
+        ],
+    ),
+    (
+        "choices; epochs 0-100: auto;",
+        [
+            ("FCS009", 1, 7, "the form is `choices drop R [R …] patch P [P …]`"),
+        ],
+    ),
+    (
+        "choices drop; epochs 0-100: auto;",
+        [
+            ("FCS009", 1, 12, "the form is `choices drop R [R …] patch P [P …]`"),
+        ],
+    ),
+    (
+        "choices drop 0 0.5; epochs 0-100: auto;",
+        [
+            ("FCS009", 1, 18, "the form is `choices drop R [R …] patch P [P …]`"),
+        ],
+    ),
+    (
+        "choices patch 16 32 drop 0 0.5; epochs 0-100: auto;",
+        [
+            ("FCS009", 1, 9, "the form is `choices drop R [R …] patch P [P …]`"),
+        ],
+    ),
+    (
+        "choices drop 0 patch 16 32 on both; epochs 0-100: auto;",
+        [
+            ("FCS009", 1, 28, "the form is `choices drop R [R …] patch P [P …]`"),
+        ],
+    ),
+    (
+        "choices drop 0 1 patch 16 32; epochs 0-100: auto;",
+        [
+            ("FCS010", 1, 16, "a share from 0 to below 1, such as 0.5 or 50%"),
+        ],
+    ),
+    (
+        "choices drop 0 patch 16 32.5; epochs 0-100: auto;",
+        [
+            ("FCS010", 1, 25, "a whole number from 1 to 4,096"),
+        ],
+    ),
+    (
+        "choices drop 0 0.5 50% patch 16; epochs 0-100: auto;",
+        [
+            ("FCS011", 1, 20, "remove one of them"),
+        ],
+    ),
+    (
+        "choices drop 0 patch 16 32 16; epochs 0-100: auto;",
+        [
+            ("FCS011", 1, 28, "remove one of them"),
+        ],
+    ),
+    (
+        "choices drop 0 patch 16; epochs 0-100: auto;",
+        [
+            ("FCS010", 1, 1, "from 2 to 64: every drop with every patch, at most 16 of either"),
+        ],
+    ),
+    (
+        "image 240;choices drop 0 .1 .2 .3 .4 .5 .6 .7 .8 patch 16 20 24 30 40 48 60 80;"
+        "epochs 0-100: auto;",
+        [
+            ("FCS010", 1, 11, "from 2 to 64: every drop with every patch, at most 16 of either"),
+        ],
+    ),
+    (
+        "choices drop 0 .05 .1 .15 .2 .25 .3 .35 .4 .45 .5 .55 .6 .65 .7 .75 .8 patch 16;"
+        "epochs 0-100: auto;",
+        [
+            ("FCS010", 1, 1, "from 2 to 64: every drop with every patch, at most 16 of either"),
+        ],
+    ),
+    (
+        "choices drop 0 patch 24 16 8 25; epochs 0-100: auto;",
+        [
+            ("FCS012", 1, 22, "use 16, 28, 32, 56, or image 240"),
+            ("FCS012", 1, 28, "use 16, 28, 32 or 56"),
+            ("FCS012", 1, 30, "use 16, 28, 32, 56, or image 400"),
+        ],
+    ),
+    (
+        "image 225; choices drop 0 patch 24 16; epochs 0-100: auto;",
+        [
+            ("FCS022", 1, 1, "use image 224 or 240"),
+        ],
+    ),
+    (
+        "choices drop 0 0.5 patch 16 32; choices drop 0 0.5 patch 16 32; epochs 0-100: auto;",
+        [
+            ("FCS011", 1, 33, "remove one of them"),
         ],
     ),
     (

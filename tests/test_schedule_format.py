@@ -70,6 +70,15 @@ def test_ramps_and_shares() -> None:
     )
 
 
+def test_auto() -> None:
+    text = b"choices drop 0.50 0 75 %patch 32 16;epochs 0-100:batch 5e2 auto;epochs 100-110 :full"
+    assert formatted("f", text) == (
+        "choices drop 0.5 0 75% patch 32 16;\n"
+        "epochs 0-100:   batch 500 auto;\n"
+        "epochs 100-110: full;\n"
+    )
+
+
 def test_empty_files_stay_empty() -> None:
     assert formatted("f", b"") == ""
     assert formatted("f", b" ;; \n;") == ""

@@ -28,6 +28,7 @@ VALID = [path.read_bytes() for path in builtin_schedules().values()] + [
     b"length 50 epochs; 0%-60%: drop 0.75 -> 0.25 in 4 patch 56 -> 16; 60%-100%: full;",
     b"steps 0-100: drop 50% on both patch 28 on online batch 512; steps 100-900: full;;;",
     b"model vit_tiny_patch16_224 (embed_dim=64, depth=4, num_heads=2); epochs 0-90: drop .25;",
+    b"choices drop 0 0.5 75% patch 16 56 28; epochs 0-60: auto batch 512; epochs 60-100: full;",
     b"# lr\nbatch # why\n 512 # how\n ; # there\nepochs 0-90: full # end",
 ]
 WORDS = [
@@ -189,6 +190,16 @@ def test_ten_thousand_phases_in_ten_seconds() -> None:
     assert len(report.plan.segments) == 10_000
     more = check("f", "".join([*lines, "epochs 10000-10001: full;"]).encode())
     assert [d.code for d in more.diagnostics] == ["FCS002"]
+
+
+def test_ten_thousand_auto_phases_of_as_many_batches_in_ten_seconds() -> None:
+    lines = ["choices drop 0 .25 .5 .75 patch 16 28 32 56 112;"]
+    lines += [f"epochs {i}-{i + 1}: auto batch {500 + i};" for i in range(10_000)]
+    begin = time.perf_counter()
+    report = check("f", "".join(lines).encode())
+    assert time.perf_counter() - begin < 10
+    assert report.plan is not None
+    assert sum(segment.auto for segment in report.plan.segments) == 10_000
 
 
 def test_trees_compare_by_what_they_say() -> None:

@@ -132,6 +132,7 @@ def test_overrides_replace_statements() -> None:
         ("batch=512; lr 1", "one statement at a time"),
         ("batch=0", "`batch` cannot be 0"),
         ("locals=8 96", "`locals` has no effect with method moco"),
+        ("choices=drop 0 0.5 patch 16 32", "`choices` has no effect: no phase is `auto`"),
         ("epochs 0-50=full", "is not a setting"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from fastcl_cli.events import CheckpointSaved, Notice, Packing, RunFinished, Run
 from fastcl_cli.schedule import compile_text
 from fastcl_cli.ui import run_plain
 from fastcl_cli.ui.run_tui import Tui, sparkline, strip
-from fastcl_cli.ui.run_words import Forecast, duration
+from fastcl_cli.ui.run_words import Forecast, duration, opening
 
 PLAN = compile_text("images 100; batch 10; epochs 0-6: drop 0.5 patch 32; epochs 6-10: full;").plan
 
@@ -48,6 +49,9 @@ EVENTS = [
     CheckpointSaved(30, Path("step-00000030.safetensors")),
     logged(70, 1.25),
 ]
+AUTO = compile_text(
+    "images 100; batch 10; choices drop 0 0.5 patch 16 32; epochs 0-6: auto; epochs 6-10: full;"
+).plan
 FINISHED = RunFinished(100, 75.0, Path("runs/x"), "timm.create_model(...)")
 
 
@@ -101,6 +105,13 @@ def test_strip_gives_each_segment_its_share_of_steps() -> None:
     assert len(text.plain) == 50
     assert "25 tok" in text.plain[:30] and "196 tok" in text.plain[30:]
     assert strip(PLAN, PLAN.steps, 50).plain[-1] == "▼"
+
+
+def test_auto_phases_are_marked_on_the_strip_and_in_the_opening() -> None:
+    text = strip(AUTO, 0, 50).plain
+    assert "auto 25 tok" in text[:30] and " 196 tok" in text[30:] and text.count("auto") == 1
+    assert "auto phases counted at their cheapest" in opening(replace(started(), plan=AUTO))[-1]
+    assert "auto" not in " ".join(opening(started()))
 
 
 def test_sparkline_spans_the_range_of_its_values() -> None:

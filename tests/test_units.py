@@ -9,7 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fastcl_cli.errors import UsageError
-from fastcl_cli.units import format_decimal, parse_budget, parse_decimal, round_half_up
+from fastcl_cli.units import (
+    format_decimal,
+    parse_budget,
+    parse_decimal,
+    round_half_up,
+    shortest_decimal,
+)
 
 
 @pytest.mark.parametrize(
@@ -78,6 +84,35 @@ def test_canonical_text_keeps_the_value(digits: int, point: int, exponent: int) 
 )
 def test_canonical_text(text: str, canonical: str) -> None:
     assert format_decimal(parse_decimal(text)) == canonical
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "found"),
+    [
+        ("0.13", "0.17", "0.17"),
+        ("0.13", "0.21", "0.2"),
+        ("0.9", "2.3", "2"),
+        ("1", "2", "2"),
+        ("1.999", "2", "2"),
+        ("2", "2.001", "2.001"),
+        ("1/3", "2/3", "0.6"),
+        ("999/1000", "9999/10000", "0.9999"),
+    ],
+)
+def test_shortest_decimals(low: str, high: str, found: str) -> None:
+    assert shortest_decimal(Fraction(low), Fraction(high)) == Fraction(found)
+
+
+@given(st.fractions(0, 100), st.fractions(0, 100))
+def test_no_decimal_between_is_shorter(low: Fraction, high: Fraction) -> None:
+    if low >= high:
+        return
+    found = shortest_decimal(low, high)
+    assert low < found <= high
+    digits = len(format_decimal(found).partition(".")[2]) if found >= Fraction(1, 100) else 0
+    for fewer in range(digits):
+        # The greatest number of so few decimals that is not above `high` lies at or below `low`.
+        assert int(high * 10**fewer) <= low * 10**fewer
 
 
 def test_halves_round_up() -> None:

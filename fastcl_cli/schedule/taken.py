@@ -53,10 +53,8 @@ def taken_schedule(loaded: Loaded, plan: Plan, run: str) -> str:
 
 
 def _head(plan: Plan, choices: str, run: str) -> str:
-    auto = [segment for segment in plan.segments if segment.auto]
-    moves = len(auto) - len({segment.phase for segment in auto})
     lines = [
-        f"# What the auto phases of {clip(run, 200)} chose, in {moves:,} moves, from",
+        f"# What the auto phases of {clip(run, 200)} took, of",
         f"# {choices};",
         f"# For {plan.images:,} images these are the same steps.",
     ]

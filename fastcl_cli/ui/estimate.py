@@ -81,6 +81,8 @@ def _assumptions(loaded: Sequence[Loaded], device: Device, how: str) -> list[str
         count = f"{assumed[0].plan.images:,}"
         which = "" if len(assumed) == len(loaded) else f" for {len(assumed)} of them"
         lines.append(f"{count} images (ImageNet-1k) assumed{which}; --images says otherwise")
+    if any(item.plan.is_auto for item in loaded):
+        lines.append("auto phases counted at their cheapest choice: they decide while they run")
     return lines
 
 

@@ -15,6 +15,7 @@ from fastcl_cli.units import plain_number, short_number
 
 MAX_ROWS = 60
 _SHADES = ((0.25, "░", "green"), (0.5, "▒", "cyan"), (0.85, "▓", "yellow"), (9.0, "█", "red"))
+_AUTO = (0.0, "~", "magenta")
 
 
 def print_plan(console: Console, name: str, plan: Plan, config: RunConfig) -> None:
@@ -25,6 +26,9 @@ def print_plan(console: Console, name: str, plan: Plan, config: RunConfig) -> No
     console.print(
         Text("  after the colon: patch tokens kept, of all where some are dropped", "dim")
     )
+    if plan.is_auto:
+        note = "auto (~): decided while it runs; counted here at the cheapest choice"
+        console.print(Text(f"  {note}", "dim"))
     cost = f"mean sample cost {plan.mean_cost:.3f}: {plan.speedup:.2f}x fewer operations than full"
     console.print(Text(f"  {cost}", "bold"), soft_wrap=True)
 
@@ -44,13 +48,17 @@ def _summary(plan: Plan, config: RunConfig) -> str:
 
 
 def strip(plan: Plan, width: int) -> Text:
-    """The run from left to right, shaded and coloured by sample cost."""
+    """The run from left to right, shaded and coloured by sample cost, where that is fixed."""
     text = Text()
     for cell in range(width):
         segment = plan.at(cell * plan.steps // width)
-        shade = next(s for s in _SHADES if segment.sample_cost <= s[0])
-        text.append(shade[1], shade[2])
+        _, mark, colour = _shade(segment)
+        text.append(mark, colour)
     return text
+
+
+def _shade(segment: Segment) -> tuple[float, str, str]:
+    return _AUTO if segment.auto else next(s for s in _SHADES if segment.sample_cost <= s[0])
 
 
 def _table(plan: Plan) -> Table:
@@ -99,16 +107,16 @@ def _row(segment: Segment, plan: Plan, total: float, shown: _Shown) -> list[str 
     ]
     if shown.batch:
         row.append(f"{segment.batch:,}")
-    row.append(_encoder(segment.online, view.online))
+    auto = "auto: " if segment.auto else ""
+    row.append(auto + _encoder(segment.online, view.online))
     if shown.target:
         assert segment.target is not None
         assert view.target is not None
         row.append(_encoder(segment.target, view.target))
     if shown.locals:
         row.append(_tokens(segment.views[1].online))
-    shade = next(s for s in _SHADES if segment.sample_cost <= s[0])
     row += [
-        Text(f"{segment.sample_cost:.3f}", shade[2]),
+        Text(f"{segment.sample_cost:.3f}", _shade(segment)[2]),
         f"{100 * steps / plan.steps:.1f}",
         f"{100 * segment.sample_cost * steps * segment.batch / total:.1f}",
     ]

@@ -19,8 +19,8 @@ def compression(encoder: Mapping[str, Any] | None) -> str:
 
 
 def short(segment: Segment) -> str:
-    """A segment's online compression in a few characters, e.g. ``25 tok``."""
-    return f"{segment.views[0].online.kept} tok"
+    """A segment's online compression in a few characters, e.g. ``25 tok`` or ``auto 25 tok``."""
+    return f"{'auto ' * segment.auto}{segment.views[0].online.kept} tok"
 
 
 def duration(seconds: float) -> str:
@@ -38,11 +38,12 @@ def duration(seconds: float) -> str:
 def opening(event: RunStarted) -> list[str]:
     """The lines that say what is about to run."""
     plan = event.plan
+    auto = ", auto phases counted at their cheapest" if plan.is_auto else ""
     return [
         f"{event.title}: {plan.method}, {event.images:,} images, {plan.epochs:g} epochs, "
         f"{plan.steps:,} steps in {len(plan.segments)} segments",
         f"{event.parameters:,} trained parameters in {event.precision} on {event.device}",
-        f"planned speed-up {plan.speedup:.2f}x over no compression; writing {event.folder}",
+        f"planned speed-up {plan.speedup:.2f}x over no compression{auto}; writing {event.folder}",
     ]
 
 
