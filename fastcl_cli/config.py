@@ -142,6 +142,7 @@ class RunConfig:
     image: int
     locals: Locals | None
     data: str | None
+    val: str | None
     images: int
     images_source: Literal["data", "setting", "option", "imagenet-1k"]
     batch: int
@@ -164,6 +165,7 @@ class RunConfig:
     augmentation: Augmentation
     precision: Literal["auto", "float32", "bf16"]
     decode: int | None
+    knn: Duration | None
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values (fractions as ``"a/b"`` strings)."""

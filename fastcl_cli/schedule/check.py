@@ -210,6 +210,7 @@ def build_config(
         image=v["image"],
         locals=views if views is not None and views.count else None,
         data=data,
+        val=v["val"],
         images=count,
         images_source=source,  # type: ignore[arg-type]
         batch=v["batch"],
@@ -241,4 +242,5 @@ def build_config(
         ),
         precision=v["precision"],
         decode=v["decode"],
+        knn=v["knn"],
     )

@@ -78,6 +78,14 @@ _SPECS = (
         "a beton file, an image folder, or the built-in digits",
     ),
     SettingSpec(
+        "val",
+        '"PATH"|digits',
+        read.read_data,
+        _all(NONE),
+        "labelled images that `knn` judges on, a beton or a folder; "
+        "by default those that `data` holds out",
+    ),
+    SettingSpec(
         "images",
         "N",
         read.whole(1, 10**9),
@@ -267,6 +275,13 @@ _SPECS = (
         read.read_decode,
         _all(NONE),
         "side in pixels of the square that images are decoded to; none: from image and data",
+    ),
+    SettingSpec(
+        "knn",
+        "N epochs|N steps|N%|none",
+        read.read_interval,
+        _all("10%"),
+        "how often the features are judged during the run, by k-NN on `val`",
     ),
 )
 

@@ -13,9 +13,11 @@ from fastcl_cli import distributed
 from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.order import epoch_order
 from fastcl_cli.errors import ConfigError
+from fastcl_cli.methods.base import Teacher
 from fastcl_cli.plan import Plan, Segment
-from fastcl_cli.train.health import effective_rank, feature_std
+from fastcl_cli.train.health import effective_rank, feature_std, prototypes_used
 from fastcl_cli.train.inputs import Batch
+from fastcl_cli.train.judge import Judge
 from fastcl_cli.train.step import StepResult, Trainer
 
 
@@ -125,8 +127,9 @@ class Meter:
     def line(self, done: int, segment: Segment, result: StepResult) -> dict[str, Any]:
         """The log line after ``done`` updates, over the steps since the last one.
 
-        ``loss`` is their mean; ``feature_std`` and ``effective_rank`` (see `health`) are of the
-        last step's global batch; ``step_s`` and ``data_wait_s`` are seconds per step;
+        ``loss`` is their mean; ``feature_std``, ``effective_rank``, ``teacher_entropy`` (in nats)
+        and ``prototypes_used`` (see `health`; the last two None without a teacher) are of the last
+        step's global batch; ``step_s`` and ``data_wait_s`` are seconds per step;
         ``speedup`` is what the images so far would have cost without compression over what they
         did cost.
         """
@@ -141,6 +144,7 @@ class Meter:
             "gradient_norm": result.gradient_norm,
             "feature_std": feature_std(features),
             "effective_rank": effective_rank(features),
+            **self._teacher(result.teacher),
             "lr": result.values.lr,
             "weight_decay": result.values.weight_decay,
             "momentum": result.values.momentum,
@@ -155,6 +159,22 @@ class Meter:
         self._reset()
         return metrics
 
+    @staticmethod
+    def _teacher(seen: Teacher | None) -> dict[str, float | None]:
+        if seen is None:
+            return {"teacher_entropy": None, "prototypes_used": None}
+        return {
+            "teacher_entropy": float(distributed.average(seen.entropy)),
+            "prototypes_used": prototypes_used(distributed.average(seen.mean)),
+        }
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Leave the time in this context out of every line."""
+        began = time.perf_counter()
+        yield
+        self._since += time.perf_counter() - began
+
 
 def run_steps(
     trainer: Trainer,
@@ -165,6 +185,7 @@ def run_steps(
     stop_step: int,
     *,
     meter: Meter,
+    judge: Judge | None,
     log_every: int,
     save_every: int,
     log: Callable[[dict[str, Any]], None],
@@ -173,8 +194,9 @@ def run_steps(
 ) -> int:
     """Train from ``first_step`` to ``stop_step``, or to where ``stop`` asks.
 
-    Log lines and checkpoints fall on multiples of their intervals, counted from step 0, so a
-    resumed run writes the same ones. Every end is saved.
+    Log lines, checkpoints and the judge's measurements fall on multiples of their intervals,
+    counted from step 0, so a resumed run writes the same ones. What is measured has a log line.
+    Every end is saved.
 
     Returns:
         the number of updates done.
@@ -188,8 +210,13 @@ def run_steps(
             result = trainer.step(step, segment, batch)
             done = step + 1
             meter.add(segment, result, wait)
-            if done % log_every == 0 or done == plan.steps:
-                log(meter.line(done, segment, result))
+            judged = judge is not None and judge.due(done)
+            if judged or done % log_every == 0 or done == plan.steps:
+                line = meter.line(done, segment, result)
+                if judge is not None and judged:
+                    with meter.paused():
+                        line |= judge.measure(trainer.method.backbone)
+                log(line)
             if done % save_every == 0:
                 save(done)
                 saved = done

@@ -30,6 +30,7 @@ from fastcl_cli.errors import (
     CheckpointError,
     ConfigError,
     InterruptError,
+    NumericalError,
     RequeueError,
     RunFailedError,
     UsageError,
@@ -49,9 +50,10 @@ from fastcl_cli.methods.build import BackboneSpec, build_method
 from fastcl_cli.plan import Plan
 from fastcl_cli.schedule import Loaded
 from fastcl_cli.train.device import Device, choose_device
-from fastcl_cli.train.folder import RunFolder, unwritable
+from fastcl_cli.train.folder import RunFolder, refused_update, unwritable
 from fastcl_cli.train.health import Watch
 from fastcl_cli.train.inputs import InputMaker
+from fastcl_cli.train.judge import open_judge
 from fastcl_cli.train.loop import Meter, Stop, check_batches, run_steps
 from fastcl_cli.train.optim import build_optimizer
 from fastcl_cli.train.schedules import Schedules
@@ -114,8 +116,18 @@ class Session:
         self.spec = BackboneSpec.of(self.config, request.seed)
         self.optimizer: AdamW = build_optimizer(self.method, self.config.betas)
         self.folder = RunFolder(request.out)
+        self.judge = open_judge(
+            self.config,
+            self.plan,
+            self.data,
+            request.seed,
+            self.device,
+            asked=request.schedule.names("knn"),
+            announce=lambda text: self._emit(Notice(text)),
+            progress=lambda done, total: self._emit(Packing(done, total)),
+        )
         self._meter = Meter(self.plan, {})
-        self._watch = Watch()
+        self._watch = Watch(self.plan.epochs, self.plan.in_epochs(self.config.warmup))
         distributed.need_equal(repr(self._header(0)), "the run")
 
     @property
@@ -141,29 +153,36 @@ class Session:
         began = time.monotonic()
         torch.set_num_threads(self.device.threads)
         with stop.listening():
-            loader = DecodedLoader(self.data, self._decode, self.device.threads)
-            done = run_steps(
-                Trainer(
-                    self.method,
-                    self.optimizer,
-                    Schedules(self.config, self.plan, self.method.momentum_lead),
-                    InputMaker(self.config, self.data, self._request.seed, self.device.device),
-                    self.device,
-                    self.config.clip,
-                ),
-                self.plan,
-                loader,
-                self._request.seed,
-                first_step,
-                self.stop_step,
-                meter=self._meter,
-                log_every=self._request.log_every or max(1, self.plan.steps // 200),
-                save_every=self._request.save_every or default_save_interval(self.plan),
-                log=self._log,
-                save=self._save,
-                stop=stop,
-            )
+            try:
+                done = self._steps(first_step, stop)
+            except NumericalError as error:
+                raise refused_update(error, self.folder) from error
         self._finish(done, stop, time.monotonic() - began)
+
+    def _steps(self, first_step: int, stop: Stop) -> int:
+        loader = DecodedLoader(self.data, self._decode, self.device.threads)
+        return run_steps(
+            Trainer(
+                self.method,
+                self.optimizer,
+                Schedules(self.config, self.plan, self.method.momentum_lead),
+                InputMaker(self.config, self.data, self._request.seed, self.device.device),
+                self.device,
+                self.config.clip,
+            ),
+            self.plan,
+            loader,
+            self._request.seed,
+            first_step,
+            self.stop_step,
+            meter=self._meter,
+            judge=self.judge,
+            log_every=self._request.log_every or max(1, self.plan.steps // 200),
+            save_every=self._request.save_every or default_save_interval(self.plan),
+            log=self._log,
+            save=self._save,
+            stop=stop,
+        )
 
     @property
     def _decode(self) -> int:
@@ -237,7 +256,9 @@ class Session:
 
     def _header(self, step: int) -> RunHeader:
         # Where the images lie may change between two halves of a run; what they are may not.
-        config = {k: v for k, v in self.config.to_json().items() if k != "data"}
+        # How the run is judged changes nothing in it.
+        free = ("data", "val", "knn")
+        config = {k: v for k, v in self.config.to_json().items() if k not in free}
         config["seed"] = self._request.seed
         schedule = self._request.schedule.text
         return RunHeader(

@@ -45,6 +45,7 @@ class Tui:
         self._forecast: Forecast | None = None
         self._last: StepLogged | None = None
         self._losses: deque[float] = deque(maxlen=400)
+        self._accuracies: list[float] = []
         self._saved = ""
 
     def __enter__(self) -> Tui:
@@ -68,6 +69,10 @@ class Tui:
             case StepLogged():
                 self._last = event
                 self._losses.append(event.metrics["loss"])
+                if "knn" in event.metrics:
+                    self._accuracies.append(event.metrics["knn"]["top1"])
+                if self._forecast is not None:
+                    self._forecast.leave_out(event.metrics.get("knn_s", 0.0))
             case CheckpointSaved():
                 self._saved = f"checkpoint {event.path.name}"
             case Packing():
@@ -129,6 +134,9 @@ class Tui:
             f"{m['sample_cost']:.3f} of an uncompressed image now, {m['speedup']:.2f}x so far",
         )
         table.add_row("loss", f"{m['loss']:.4f}  {sparkline(list(self._losses), width - 22)}")
+        if self._accuracies:
+            history = sparkline(self._accuracies, width - 22)
+            table.add_row("k-NN", f"{self._accuracies[-1]:.1%} of held-out images  {history}")
         table.add_row("lr", f"{m['lr']:.3e}")
         if self._saved:
             table.add_row("saved", self._saved)
