@@ -98,6 +98,14 @@ def load_run(path: Path, method: Method, optimizer: AdamW) -> None:
         raise CheckpointError(f"{path}: optimizer state of another model: {error}") from error
 
 
+def is_finite(path: Path) -> bool:
+    """Whether a checkpoint is whole and every number in it is finite."""
+    try:
+        return all(bool(value.isfinite().all()) for value in _read_tensors(path).values())
+    except CheckpointError:
+        return False
+
+
 def save_backbone(path: Path, backbone: Encoder, spec: BackboneSpec, step: int) -> None:
     """Write a ViT for others to use: timm's tensor names, nothing about time, path or host."""
     _write(

@@ -150,6 +150,7 @@ class RunConfig:
     image: int
     locals: Locals | None
     data: str | None
+    val: str | None
     images: int
     images_source: Literal["data", "setting", "option", "imagenet-1k"]
     batch: int
@@ -174,6 +175,7 @@ class RunConfig:
     decode: int | None
     choices: Choices | None
     gradient_error: int | Literal["auto"] | None
+    knn: Duration | None
 
     def to_json(self) -> dict[str, Any]:
         """The configuration as JSON values (fractions as ``"a/b"`` strings)."""

@@ -30,7 +30,16 @@ from fastcl_cli.methods.moco import MoCo
 from fastcl_cli.train.optim import build_optimizer, set_values
 from fastcl_cli.train.schedules import Values
 
-HEADER = RunHeader(7, "abc", {"batch": 8}, "images", "epochs 0-1: full;", {"steps": 2, "loss": 0.1})
+HEADER = RunHeader(
+    7,
+    "abc",
+    {"batch": 8},
+    "images",
+    "epochs 0-1: full;",
+    {"steps": 2, "loss": 0.1},
+    {"views": "here", "groups": [[1.0, 2.0, 3.0]]},
+    {"costs": [0.5], "moves": [[3, 0]]},
+)
 
 
 def trained(seed: int = 0) -> tuple[MoCo, AdamW]:

@@ -176,7 +176,7 @@ def test_run_probe_and_timm_agree_on_the_command_line(cli: Cli, beton: Path) -> 
 
 
 def test_probe_takes_the_data_of_the_run(cli: Cli) -> None:
-    Path("test.fcs").write_text(SCHEDULE.replace('"train.beton"', "digits"))
+    Path("test.fcs").write_text("knn none;" + SCHEDULE.replace('"train.beton"', "digits"))
     code, _, _ = cli("run", "test.fcs", "--out", "out", "--max-steps", "1", "--ui", "none")
     assert code == 0
     for path in ("out/backbone.safetensors", "out/checkpoints/step-00000001.safetensors"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import pytest
@@ -125,6 +126,26 @@ def test_loss_changes_no_state() -> None:
     seen = [v.input("online") for v in views]
     method.loss(seen, seen, 0.0)  # type: ignore[arg-type]
     assert all(torch.equal(v, before[k]) for k, v in method.state_dict().items())
+
+
+def test_the_teacher_is_described_by_its_distributions() -> None:
+    """Mean entropy and mean distribution over images and global views, element by element."""
+    method = dino()
+    views = batch(SETTINGS["patch on online"], (*GLOBALS, LOCAL), 2, 0)
+    online = [x for v in views if (x := v.input("online")) is not None]
+    target = [x for v in views if (x := v.input("target")) is not None]
+    seen = method.loss(online, target, 1.5).teacher
+    assert seen is not None and method.target is not None
+    p = dict(method.target.named_parameters())
+    rows = [
+        ((logits(p, features(p, v.pixels, *v.target)) - method.center) / TEMPERATURES[1]).softmax(1)
+        for v in views
+        if v.target is not None
+    ]
+    entropies = [-sum(x * math.log(x) for x in row) for row in torch.cat(rows).tolist()]
+    assert float(seen.entropy) == pytest.approx(sum(entropies) / len(entropies), abs=1e-9)
+    assert (seen.mean - torch.cat(rows).mean(0)).abs().max() <= 1e-9
+    assert not seen.mean.requires_grad and not seen.entropy.requires_grad
 
 
 def test_teacher_temperature_by_epoch() -> None:

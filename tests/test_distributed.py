@@ -375,7 +375,7 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 SCHEDULE = """
 method dino; data digits; image 32; batch 128; lr 1e-3; warmup 1 epochs; head 64 32 128;
 model vit_tiny_patch16_224 (embed_dim=32, depth=2, num_heads=2, patch_size=8);
-locals 2 16; drop_path 0.1; precision float32;
+locals 2 16; drop_path 0.1; precision float32; knn 14 steps;
 epochs 0-2: drop 0.5 patch 16;
 epochs 2-3: drop 0.25 batch 100;
 """

@@ -7,7 +7,13 @@ import math
 import pytest
 import torch
 
-from fastcl_cli.train.health import PATIENCE, Watch, effective_rank, feature_std
+from fastcl_cli.train.health import (
+    PATIENCE,
+    Watch,
+    effective_rank,
+    feature_std,
+    prototypes_used,
+)
 
 
 def test_equal_features_have_no_spread_and_rank_one() -> None:
@@ -28,40 +34,93 @@ def test_rank_counts_equal_directions() -> None:
     assert effective_rank(features) == pytest.approx(3, rel=1e-5)
 
 
-def look(watch: Watch, step: int, **values: float) -> list[str]:
-    line = {"step": step, "loss": 2.0, "gradient_norm": 1.0, "feature_std": 0.8, **values}
-    return watch.look(line, COLLAPSED)
+def test_large_features_do_not_overflow() -> None:
+    features = torch.randn(64, 8, generator=torch.Generator().manual_seed(0))
+    assert feature_std(features * 1e30) == pytest.approx(feature_std(features))
+    assert effective_rank(features * 1e30) == pytest.approx(effective_rank(features))
+    assert effective_rank(torch.zeros(4, 3)) == 1.0
+
+
+def test_prototypes_in_use() -> None:
+    one = torch.eye(9)[4]
+    assert prototypes_used(one) == pytest.approx(1)
+    assert prototypes_used(torch.tensor([0.25, 0.25, 0.5, 0.0])) == pytest.approx(2**1.5)
+    assert prototypes_used(torch.full((50,), 0.02)) == pytest.approx(50)
 
 
 COLLAPSED = math.log(256)
+EPOCHS, WARMUP = 100.0, 5.0
+HEALTHY: dict[str, float | None] = {
+    "loss": 2.0,
+    "batch": 128,
+    "gradient_norm": 1.0,
+    "feature_std": 0.8,
+    "effective_rank": 9.0,
+    "teacher_entropy": 3.0,
+    "prototypes_used": 60.0,
+}
+COLLAPSES: dict[str, tuple[dict[str, float], str, str]] = {
+    "loss": ({"loss": COLLAPSED}, "ignore the image", "`lr`"),
+    "std": ({"feature_std": 0.01}, "nearly the same features", "`center_momentum`"),
+    "rank": ({"effective_rank": 1.2}, "along a line", "`weight_decay`"),
+    "one prototype": ({"prototypes_used": 1.01}, "same prototypes", "`center_momentum`"),
+    "uniform": ({"teacher_entropy": COLLAPSED}, "all prototypes alike", "`teacher_temperature`"),
+}
 
 
-def test_silence_on_a_healthy_run_that_starts_at_the_collapsed_loss() -> None:
-    watch = Watch()
-    losses = [COLLAPSED] * 20 + [COLLAPSED - 0.02 * i for i in range(50)]
-    assert not [w for i, loss in enumerate(losses) for w in look(watch, i, loss=loss)]
+def look(watch: Watch, epoch: float, **values: float | None) -> list[str]:
+    return watch.look({**HEALTHY, "step": 10 * epoch, "epoch": epoch, **values}, COLLAPSED)
 
 
-def test_a_loss_that_comes_back_is_told_once() -> None:
-    watch = Watch()
-    losses = [COLLAPSED, COLLAPSED - 1, COLLAPSED - 2] + [COLLAPSED] * 40
-    told = [(i, w) for i, loss in enumerate(losses) for w in look(watch, i, loss=loss)]
-    assert len(told) == 1
-    assert told[0][0] == 2 + PATIENCE
-    assert "ignore the image" in told[0][1] and "`lr`" in told[0][1]
+def told(watch: Watch, epochs: range, **values: float | None) -> list[tuple[int, str]]:
+    return [(epoch, w) for epoch in epochs for w in look(watch, epoch, **values)]
 
 
-def test_features_without_spread_are_told_after_patience() -> None:
-    watch = Watch()
-    told = [i for i in range(40) if look(watch, i, feature_std=0.01)]
-    assert told == [PATIENCE - 1]
-    watch = Watch()
-    now_and_then = [0.01 if i % PATIENCE else 0.5 for i in range(40)]
-    assert not [w for i, s in enumerate(now_and_then) for w in look(watch, i, feature_std=s)]
+@pytest.mark.parametrize("name", COLLAPSES)
+def test_a_sign_is_told_once_after_patience(name: str) -> None:
+    values, text, remedy = COLLAPSES[name]
+    watch = Watch(EPOCHS, WARMUP)
+    assert not told(watch, range(30))
+    ((epoch, warning),) = told(watch, range(30, 90), **values)
+    assert epoch == 30 + PATIENCE - 1
+    assert text in warning and remedy in warning.split(";", 1)[1]
+
+
+@pytest.mark.parametrize("name", COLLAPSES)
+def test_now_and_then_is_no_sign(name: str) -> None:
+    watch = Watch(EPOCHS, WARMUP)
+    values, _, _ = COLLAPSES[name]
+    shown = [values if epoch % PATIENCE else {} for epoch in range(100)]
+    assert not [w for epoch, v in enumerate(shown) for w in look(watch, epoch, **v)]
+
+
+def all_signs() -> dict[str, float]:
+    return {key: value for values, _, _ in COLLAPSES.values() for key, value in values.items()}
+
+
+def test_a_young_run_may_look_collapsed() -> None:
+    """A tenth of the run, or its warm-up; a run that stays so is told then."""
+    for warmup, grown in ((5.0, 10), (20.0, 20)):
+        watch = Watch(EPOCHS, warmup)
+        assert not told(watch, range(grown + 1), **all_signs())
+        assert not told(watch, range(grown + 1, 60))
+        watch = Watch(EPOCHS, warmup)
+        warnings = told(watch, range(60), **all_signs())
+        assert [epoch for epoch, _ in warnings] == [grown + PATIENCE] * len(COLLAPSES)
+
+
+def test_methods_without_a_teacher_have_no_entropy() -> None:
+    watch = Watch(EPOCHS, WARMUP)
+    assert not told(watch, range(100), teacher_entropy=None, prototypes_used=None)
+
+
+def test_a_small_batch_has_a_small_rank() -> None:
+    assert not told(Watch(EPOCHS, WARMUP), range(100), effective_rank=1.2, batch=8)
 
 
 def test_a_spike_of_the_gradient_is_told() -> None:
-    watch = Watch()
+    watch = Watch(EPOCHS, WARMUP)
     assert not [w for i in range(20) for w in look(watch, i, gradient_norm=1 + i % 3)]
     (warning,) = look(watch, 21, gradient_norm=100.0)
     assert "50 times" in warning and "`clip`" in warning
+    assert not look(watch, 22, gradient_norm=100.0)

@@ -28,6 +28,7 @@ LINES = (
     "model",
     "data methods",
     "checkpoint",
+    "evaluate.images evaluate.features evaluate.metrics evaluate.knn",  # a run is judged by them
     "train gradient_error",
     "evaluate",
     "search",

@@ -22,12 +22,12 @@ from fastcl_cli.train.session import RunRequest, Session
 SCHEDULE = """
 method moco; data digits; image 32; batch 128; lr 1e-3; warmup 1 epochs; head 64 32;
 model vit_tiny_patch16_224 (embed_dim=32, depth=2, num_heads=2, patch_size=8);
-precision float32;
+precision float32; knn none;
 epochs 0-2: drop 0.5 patch 16;
 epochs 2-3: drop 0.25 batch 100;
 """
 STEPS = 7 + 7 + 10
-CLOCK = {"images_per_s", "step_s", "data_wait_s"}
+CLOCK = {"images_per_s", "step_s", "data_wait_s", "knn_s"}
 
 
 def run(out: Path, text: str = SCHEDULE, **options: Any) -> list[Event]:

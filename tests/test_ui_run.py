@@ -22,7 +22,7 @@ def started() -> RunStarted:
     return RunStarted("name", Path("runs/x"), PLAN, 0, PLAN.steps, "a CPU", "float32", 1234, 100)
 
 
-def logged(step: int, loss: float = 1.5) -> StepLogged:
+def logged(step: int, loss: float = 1.5, **more: object) -> StepLogged:
     segment = PLAN.at(step - 1).to_json()
     return StepLogged(
         {
@@ -37,6 +37,7 @@ def logged(step: int, loss: float = 1.5) -> StepLogged:
             "speedup": 3.21,
             "online": segment["online"],
             "target": segment["target"],
+            **more,
         }
     )
 
@@ -47,7 +48,7 @@ EVENTS = [
     started(),
     logged(30, 2.5),
     CheckpointSaved(30, Path("step-00000030.safetensors")),
-    logged(70, 1.25),
+    logged(70, 1.25, knn={"top1": 0.8125}, knn_s=2.5),
 ]
 AUTO = compile_text(
     "images 100; batch 10; choices drop 0 0.5 patch 16 32; epochs 0-6: auto; epochs 6-10: full;"
@@ -72,6 +73,7 @@ def test_the_panel_fits_its_terminal_and_says_what_matters(width: int) -> None:
         "data wait 5.0%",
         "3.21x",
         "checkpoint",
+        "81.2% of held-out images",
     ):
         assert part in text
 
@@ -88,6 +90,7 @@ def test_plain_lines_say_the_same(
     assert "-- online 25 of 49 tokens of 32 px, target 49 of 49 tokens of 32 px" in text
     assert "-- online 196 of 196 tokens of 16 px" in text
     assert "step 70/100" in text and "data wait 5.0%" in text
+    assert text.count("k-NN 81.2%") == 1
     assert "done after 100 steps in 1:15 min" in text and "timm.create_model" in text
 
 
@@ -98,6 +101,15 @@ def test_plain_lines_are_not_more_than_people_read(capsys: pytest.CaptureFixture
         plain(logged(step))
     lines = [s for s in capsys.readouterr().out.splitlines() if s.startswith("step ")]
     assert [line.split()[1] for line in lines] == ["1/100", "100/100"]
+
+
+def test_plain_always_tells_an_accuracy(capsys: pytest.CaptureFixture[str]) -> None:
+    plain = run_plain.Plain()
+    plain(started())
+    for step in range(1, 31):
+        plain(logged(step, **({"knn": {"top1": step / 100}} if step % 10 == 0 else {})))
+    lines = [s for s in capsys.readouterr().out.splitlines() if s.startswith("step ")]
+    assert [line.split("k-NN ")[1].split()[0] for line in lines[1:]] == ["10.0%", "20.0%", "30.0%"]
 
 
 def test_strip_gives_each_segment_its_share_of_steps() -> None:
@@ -130,6 +142,9 @@ def test_forecast_follows_the_cost_that_is_left(monkeypatch: pytest.MonkeyPatch)
     now[0] += 3.0
     cheap, full = (s.sample_cost for s in PLAN.segments)
     expected = 3.0 / (30 * cheap) * (30 * cheap + 40 * full)
+    assert forecast.seconds_left(30) == pytest.approx(expected)
+    now[0] += 50.0
+    forecast.leave_out(50.0)  # as k-NN is
     assert forecast.seconds_left(30) == pytest.approx(expected)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -70,15 +70,7 @@ def open_split(
         return open_beton(path)
     if path.is_dir():
         folder = _folder(path, split, announce)
-
-        def pack_it(out: Path) -> PackReport:
-            return pack_folder(
-                folder, out, source=str(path), workers=workers, progress=progress, announce=announce
-            )
-
-        return _open_cached(
-            cache, f"{path.resolve().name}-{split}", _key(folder), pack_it, announce
-        )
+        return _open_folder(path, split, folder, cache, announce, workers, progress)
     if data in BUILTIN:
 
         def pack_builtin(out: Path) -> PackReport:
@@ -90,6 +82,50 @@ def open_split(
         f"{data}: no such file or folder",
         f"name a beton, an image folder, or a built-in data set: {', '.join(BUILTIN)}",
     )
+
+
+def open_judging(
+    data: str,
+    classes: Sequence[str] | None,
+    *,
+    announce: Callable[[str], None],
+    workers: int = 1,
+    progress: Callable[[int, int], None] | None = None,
+) -> Beton:
+    """Open labelled images that nothing trains on: a beton, all of a folder with one subfolder per
+    class, or the validation part of a folder or built-in name that has one.
+
+    Args:
+        classes: the training set's, which a folder's labels are numbered by; None: its own.
+        announce, workers, progress: as for `open_split`.
+
+    Raises:
+        DataError: as `open_split`, or a folder has a class that is not among ``classes``.
+    """
+    path = Path(data)
+    if path.is_file():
+        return open_beton(path)
+    if path.is_dir() and not has_splits(path):
+        folder = list_folder(path, classes)
+        return _open_folder(path, "all", folder, cache_folder(), announce, workers, progress)
+    return open_split(data, "val", announce=announce, workers=workers, progress=progress)
+
+
+def _open_folder(
+    path: Path,
+    part: str,
+    folder: Folder,
+    cache: Path,
+    announce: Callable[[str], None],
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> Beton:
+    def pack_it(out: Path) -> PackReport:
+        return pack_folder(
+            folder, out, source=str(path), workers=workers, progress=progress, announce=announce
+        )
+
+    return _open_cached(cache, f"{path.resolve().name}-{part}", _key(folder), pack_it, announce)
 
 
 def _folder(root: Path, split: Split, announce: Callable[[str], None]) -> Folder:

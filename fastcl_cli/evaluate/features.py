@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -67,6 +69,7 @@ def extract(
     reading: Reading = CLS,
     batch: int = 256,
     progress: Progress | None = None,
+    rows: NDArray[np.int64] | None = None,
 ) -> list[Features]:
     """Features of centre crops under each network, decoding the images once.
 
@@ -74,15 +77,16 @@ def extract(
 
     Args:
         batch: images at a time; bounds the memory beside the result.
+        rows: int64 (N,), which images; None for all of them.
 
     Raises:
         DataError: the data set has no labels, or a record is damaged.
     """
-    labels = images.labels
+    labels = images.labels if rows is None else images.labels[torch.from_numpy(rows)]
     networks = [network.to(images.device).eval() for network in networks]
     parts: list[list[Tensor]] = [[] for _ in networks]
     done = 0
-    for view, indices in images.centre(batch):
+    for view, indices in images.centre(batch, rows):
         for network, part in zip(networks, parts, strict=True):
             part.append(reading(network, view).cpu())
         done += len(indices)

@@ -66,13 +66,16 @@ class Images:
         """
         return torch.from_numpy(_labels(self.data))
 
-    def centre(self, batch: int = 256) -> Iterator[tuple[Tensor, Tensor]]:
-        """Centre crops of all images, in their order.
+    def centre(
+        self, batch: int = 256, rows: NDArray[np.int64] | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Centre crops of the images ``rows``, or of all in their order.
 
         Yields:
             (B, 3, image, image), normalised, and int64 (B,), which images they are of.
         """
-        with self._loader.stream(np.arange(self.data.images), batch) as stream:
+        rows = np.arange(self.data.images) if rows is None else rows
+        with self._loader.stream(rows, batch) as stream:
             for decoded in stream:
                 part = decoded.indices.numpy()
                 view = eval_view(

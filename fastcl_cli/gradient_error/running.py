@@ -41,7 +41,10 @@ class RunningError:
     Args:
         full: the views without compression.
         interval: steps between measurements; None for the least that keeps to `SHARE`.
-        carried: ``state`` of the checkpoint that the run goes on from.
+        carried: ``state`` of the checkpoint that the run goes on from, or nothing.
+
+    Raises:
+        TypeError, ValueError: ``carried`` is no such state.
     """
 
     def __init__(
@@ -55,7 +58,7 @@ class RunningError:
         self._full = full
         self._interval = interval
         self._views: str = carried.get("views", "")
-        self._groups: list[list[float]] = [list(row) for row in carried.get("groups", ())]
+        self._groups = [[float(b), float(v), float(s)] for b, v, s in carried.get("groups", ())]
         self.seconds = 0.0
 
     @property

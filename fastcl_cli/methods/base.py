@@ -32,18 +32,28 @@ class Input:
 
 
 @dataclass(frozen=True, slots=True)
+class Teacher:
+    """A batch of distributions over K prototypes: the mean of their entropies in nats, a scalar,
+    and their mean, (K,)."""
+
+    entropy: Tensor
+    mean: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class Loss:
     """What a batch gives: this process's loss, a scalar in float32 or wider, whose mean over
     processes is the loss of the global batch; and what the method's own state should move towards
     if the batch is trained on (`Method.absorb`), the same in all processes.
 
-    ``features`` are the backbone's of the first view, (B, D) without gradient, to judge the run's
-    health by.
+    To judge the run's health by, without gradient and of this process: ``features``, the
+    backbone's of the first view, (B, D), and ``teacher``, where the target is one.
     """
 
     value: Tensor
     features: Tensor
     statistics: Tensor | None = None
+    teacher: Teacher | None = None
 
 
 class Method(nn.Module, ABC):

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from fastcl_cli import distributed
 from fastcl_cli.config import TeacherTemperature
-from fastcl_cli.methods.base import Input, Loss, Method, encode
+from fastcl_cli.methods.base import Input, Loss, Method, Teacher, encode
 from fastcl_cli.model.ema import frozen_copy
 from fastcl_cli.model.vit import Encoder
 
@@ -147,8 +147,11 @@ class DINO(Method):
             temperature = self.teacher_temperature.at(int(epochs))
             teacher = ((logits - self.center) / temperature).softmax(dim=2)
             mean = distributed.average(logits.mean(dim=(0, 1)))
+            # View by view: one more (B, K) block at a time.
+            entropy = torch.stack([torch.special.entr(t).sum(dim=1).mean() for t in teacher])
+            seen = Teacher(entropy.mean(), teacher.mean(dim=(0, 1)))
         value = PrototypeLoss.apply(student, student_head.prototypes, teacher, self.temperature)
-        return Loss(value, features[0].detach(), mean)
+        return Loss(value, features[0].detach(), mean, seen)
 
     def collapse_loss(self, batch: int) -> float:
         return math.log(len(self.center))

@@ -222,6 +222,7 @@ def build_config(
         image=v["image"],
         locals=views if views is not None and views.count else None,
         data=data,
+        val=v["val"],
         images=count,
         images_source=source,  # type: ignore[arg-type]
         batch=v["batch"],
@@ -255,4 +256,5 @@ def build_config(
         decode=v["decode"],
         choices=v["choices"],
         gradient_error=v["gradient_error"],
+        knn=v["knn"],
     )

@@ -78,6 +78,14 @@ _SPECS = (
         "a beton file, an image folder, or the built-in digits",
     ),
     SettingSpec(
+        "val",
+        '"PATH"|digits',
+        read.read_data,
+        _all(NONE),
+        "labelled images that `knn` judges on, a beton or a folder; "
+        "by default those that `data` holds out",
+    ),
+    SettingSpec(
         "images",
         "N",
         read.whole(1, 10**9),
@@ -282,6 +290,13 @@ _SPECS = (
         _all("auto"),
         "interval at which the current compression's gradient error is estimated; auto takes about "
         "1% of the operations",
+    ),
+    SettingSpec(
+        "knn",
+        "N epochs|N steps|N%|none",
+        read.read_interval,
+        _all("10%"),
+        "how often the features are judged during the run, by k-NN on `val`",
     ),
 )
 

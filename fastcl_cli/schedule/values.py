@@ -202,14 +202,15 @@ def read_data(values: Values) -> str:
     value = values.peek()
     if isinstance(value, ast.Word) and ("." in value.text or "_" in value.text):
         message = f"`{clip(value.text)}` is a word, not a path"
-        help = f'a path stands in double quotes: data "{clip(value.text)}";'
+        help = f'a path stands in double quotes: {values.name} "{clip(value.text)}";'
         raise FaultError("FCS009", value.span, message, help)
     if isinstance(value, ast.Word):
         return values.choice("digits")
     if not isinstance(value, ast.Text):
         raise values.wrong("a path in double quotes or `digits`")
     if not value.value.strip():
-        raise FaultError("FCS009", value.span, "the path is empty", 'data "train.beton";')
+        help = f'{values.name} "train.beton";'
+        raise FaultError("FCS009", value.span, "the path is empty", help)
     values.next += 1
     return value.value
 
@@ -248,6 +249,20 @@ def read_duration(values: Values) -> config.Duration:
             raise FaultError("FCS010", value.span, "steps are whole", "write a whole number")
         return config.Duration(amount, "steps")
     return config.Duration(amount, "epochs")
+
+
+def read_interval(values: Values) -> config.Duration | None:
+    """A duration above 0, or ``none``."""
+    if values.keyword("none"):
+        return None
+    value = values.peek()
+    if not isinstance(value, ast.Number):
+        raise values.wrong("a number or `none`")
+    interval = read_duration(values)
+    if interval.value == 0:
+        message = f"`{values.name}` cannot be every {value.text}"
+        raise FaultError("FCS010", value.span, message, "a number above 0, or `none`")
+    return interval
 
 
 def read_epochs(values: Values) -> float:

@@ -124,7 +124,6 @@ class Decision:
 
     step: int
     rung: Rung
-    moved: bool
     record: dict[str, Any]
 
 
@@ -139,7 +138,10 @@ class ClosedLoop:
     Args:
         gradients: with draws of their own.
         costs: κ of each setting, in the order of the analytic ladder; None for the analytic ones.
-        carried: ``state`` of the checkpoint that the run goes on from.
+        carried: ``state`` of the checkpoint that the run goes on from, or nothing.
+
+    Raises:
+        TypeError, ValueError: ``carried`` is of another plan.
     """
 
     def __init__(
@@ -152,19 +154,36 @@ class ClosedLoop:
         costs: Sequence[float] | None = None,
     ) -> None:
         self.gradients = gradients
+        self.policy = policy
+        self.plan = plan
+        self._config = config
         self._full = full_views(config)
         rungs = ladder(config, config.batch)
         analytic = [rung.sample_cost for rung in rungs]
-        self._costs: list[float] = list(carried.get("costs", costs or analytic))
-        self.policy = policy
-        self._moves: list[list[int]] = [list(move) for move in carried.get("moves", ())]
-        order = sorted(range(len(rungs)), key=lambda i: self._costs[i])
-        self._rungs = [rungs[i] for i in order]
-        self._kappa = [self._costs[i] for i in order]
-        self.seconds = 0.0
-        self.plan = plan
-        for step, rung in self._moves:
-            self.plan = self.plan.moved(step, self._rungs[rung])
+        self._costs = [float(cost) for cost in carried.get("costs", costs or analytic)]
+        if len(self._costs) != len(rungs):
+            raise ValueError(f"{len(self._costs)} costs of {len(rungs)} settings")
+        self._order = sorted(range(len(rungs)), key=lambda i: self._costs[i])
+        self._moves: list[list[int]] = []
+        for step, rung in carried.get("moves", ()):
+            inside = step in range(plan.steps) and rung in range(len(rungs))
+            if not inside or not plan.at(step).auto:
+                raise ValueError(f"a move at step {step} to setting {rung}")
+            self._move(step, rung)
+
+    def _rungs(self, batch: int) -> list[Rung]:
+        """The ladder, by measured costs, for a phase with ``batch``."""
+        rungs = ladder(self._config, batch)
+        return [rungs[i] for i in self._order]
+
+    def _move(self, step: int, rung: int) -> None:
+        """Go on with ``rung`` from ``step`` on, through `auto` phases that follow directly, too."""
+        self._moves = [[s, r] for s, r in self._moves if s < step] + [[step, rung]]
+        self.plan = self.plan.moved(step, self._rungs(self.plan.at(step).batch)[rung])
+        for segment in self.plan.segments[self.plan.index(step) + 1 :]:
+            if not segment.auto:
+                break
+            self.plan = self.plan.moved(segment.first_step, self._rungs(segment.batch)[rung])
 
     @property
     def state(self) -> dict[str, Any]:
@@ -175,7 +194,7 @@ class ClosedLoop:
     @property
     def names(self) -> list[str]:
         """Of the rungs, the cheapest first."""
-        return [words(rung) for rung in self._rungs]
+        return [words(rung) for rung in self._rungs(self._config.batch)]
 
     def next_decision(self, step: int) -> int:
         """The first step from ``step`` on before which to decide; the plan's end if there is none.
@@ -191,12 +210,13 @@ class ClosedLoop:
         """Measure, choose, and put the choice into ``plan``, from ``step`` on."""
         began = time.perf_counter()
         segment = self.plan.at(step)
-        current = next(i for i, r in enumerate(self._rungs) if r.online == segment.online)
-        candidates = self.policy.candidates(current, len(self._rungs))
+        rungs = self._rungs(segment.batch)
+        current = next(i for i, rung in enumerate(rungs) if rung.online == segment.online)
+        candidates = self.policy.candidates(current, len(rungs))
         table, ca_mse = measure_rungs(
             self.gradients,
             self._full,
-            {i: (self._rungs[i], self._kappa[i]) for i in candidates},
+            {i: (rungs[i], self._costs[self._order[i]]) for i in candidates},
             segment.batch,
             epochs,
             groups=self.policy.groups,
@@ -205,12 +225,8 @@ class ClosedLoop:
             progress=progress,
         )
         choice = self.policy.choose(current, ca_mse, self.names) or Choice(current, "")
-        self._moves = [[s, r] for s, r in self._moves if s < step]
         if choice.rung != current:
-            self._moves.append([step, choice.rung])
-            self.plan = self.plan.moved(step, self._rungs[choice.rung])
-        seconds = time.perf_counter() - began
-        self.seconds += seconds
+            self._move(step, choice.rung)
         record = {
             "step": step,
             "epoch": epochs,
@@ -218,10 +234,10 @@ class ClosedLoop:
             "to": self.names[choice.rung],
             "why": choice.why,
             "metric": "euclidean" if self.gradients.precondition is None else "adam",
-            "seconds": seconds,
+            "seconds": time.perf_counter() - began,
             "settings": table,
         }
-        return Decision(step, self._rungs[choice.rung], choice.rung != current, record)
+        return Decision(step, rungs[choice.rung], record)
 
 
 def measure_rungs(

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from fastcl_cli.errors import CheckpointError, UsageError
+from fastcl_cli.checkpoint import is_finite
+from fastcl_cli.errors import CheckpointError, NumericalError, UsageError
 from fastcl_cli.files import write_text
 
 KEEP_CHECKPOINTS = 3
@@ -110,6 +111,20 @@ class RunFolder:
             raise CheckpointError(f"{self.path} is not a folder")
         saved = self.saved()
         return saved[-1] if saved else None
+
+
+def refused_update(error: NumericalError, folder: RunFolder) -> NumericalError:
+    """The error of an update that was refused, with the checkpoint that is left and a way on.
+
+    `--resume` is none: the same options come to the same step again.
+    """
+    good = next((path for path in reversed(folder.saved()) if is_finite(path)), None)
+    if good is None:
+        return NumericalError(f"{error.message}; no checkpoint was written before", error.help)
+    return NumericalError(
+        f"{error.message}; the last good checkpoint is {good}",
+        f"{error.help}, in a new run from its weights: `--init-from {good} --out NEW`",
+    )
 
 
 def _append(path: Path, line: Mapping[str, Any]) -> None:

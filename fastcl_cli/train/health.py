@@ -1,14 +1,15 @@
 """Signs that a run is collapsing or unstable, and what to do about each.
 
-All is measured at log lines, on what the step computed anyway. A sign must hold for several lines
-before a warning, and each warning is given once.
+All is measured at log lines, on what the step computed anyway. A sign of collapse must hold for
+several lines, of a run that is no longer young, before a warning; each warning is given once.
 """
 
 from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
@@ -18,9 +19,18 @@ from torch import Tensor
 
 PATIENCE = 5
 """Log lines in a row that must show a sign."""
-LEAST_STD = 0.05
+YOUNG = 0.1
+"""Share of the run, at least the warm-up, in which no sign counts: all images look alike to a fresh
+network, and a healthy run may start at the collapsed loss."""
+LEAST_STD, LEAST_RANK = 0.05, 2.0
+"""A third and two fifths of the least that the healthy quickstarts show (0.15 and 4.8)."""
+LEAST_BATCH = 32
+"""Images below which a rank says more of the batch than of the network."""
 NEAR_COLLAPSE = 0.005
+"""How near to its collapsed value a loss or an entropy counts as being there, relatively."""
+LEAST_PROTOTYPES = 2.0
 SPIKE = 10.0
+"""A gradient norm over the median of the last lines'; the healthy quickstarts stay below 2."""
 
 
 @torch.no_grad()
@@ -31,8 +41,7 @@ def feature_std(features: Tensor) -> float:
     Args:
         features: (B, D).
     """
-    unit = F.normalize(features.float(), dim=1)
-    return float(unit.std(dim=0, correction=0).mean()) * math.sqrt(features.shape[1])
+    return float(_unit(features).std(dim=0, correction=0).mean()) * math.sqrt(features.shape[1])
 
 
 @torch.no_grad()
@@ -43,58 +52,113 @@ def effective_rank(features: Tensor) -> float:
     Args:
         features: (B, D).
     """
-    values = torch.linalg.svdvals(F.normalize(features.float(), dim=1))
-    share = values / values.sum()
-    return float(torch.exp(-torch.special.xlogy(share, share).sum()))
+    values = torch.linalg.svdvals(_unit(features))
+    return math.exp(float(torch.special.entr(values / values.sum().clamp(min=1e-12)).sum()))
+
+
+def _unit(features: Tensor) -> Tensor:
+    """Rows of length 1, float32; scaled first, so that large ones do not overflow."""
+    x = features.float()
+    return F.normalize(x / x.abs().amax(dim=1, keepdim=True).clamp(min=1e-12), dim=1)
+
+
+def prototypes_used(mean: Tensor) -> float:
+    """exp of the entropy of a batch's mean distribution (K,): how many prototypes it is spread
+    over, 1 where all images are given to the same one."""
+    return math.exp(float(torch.special.entr(mean.float()).sum()))
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """Whether a log line shows one kind of collapse, in words, and what to do about it."""
+
+    name: str
+    shown: bool
+    text: str
+    remedy: str
+
+
+def signs(line: Mapping[str, Any], collapse_loss: float) -> Iterator[Sign]:
+    """Every sign of collapse that a log line could show.
+
+    Args:
+        collapse_loss: the loss of outputs that do not depend on the image; for DINO that is ln K,
+            which is also the greatest entropy that its teacher can have.
+    """
+    loss, std, rank = line["loss"], line["feature_std"], line["effective_rank"]
+    yield Sign(
+        "loss",
+        abs(loss / collapse_loss - 1) <= NEAR_COLLAPSE,
+        f"the loss stands at {loss:.3f}, that of outputs that ignore the image",
+        "lower `lr`, lengthen `warmup`; MoCo: keep `freeze_patch on`",
+    )
+    yield Sign(
+        "std",
+        std < LEAST_STD,
+        f"all images get nearly the same features (std {std:.3f} of 1)",
+        "lower `lr`, lengthen `warmup`, or use a larger `batch`; DINO: check that "
+        "`center_momentum` is below 1 and lower `teacher_temperature`",
+    )
+    yield Sign(
+        "rank",
+        rank < LEAST_RANK and line["batch"] >= LEAST_BATCH,
+        f"the features lie along a line (effective rank {rank:.2f})",
+        "lower `lr` and `weight_decay`, or use a larger `batch`",
+    )
+    if line["teacher_entropy"] is None:
+        return
+    entropy, used = line["teacher_entropy"], line["prototypes_used"]
+    yield Sign(
+        "one prototype",
+        used < LEAST_PROTOTYPES,
+        f"the teacher gives all images to the same prototypes ({used:.2f} in use)",
+        "centre its output (`center_momentum` below 1), or raise `teacher_temperature`",
+    )
+    yield Sign(
+        "uniform",
+        entropy >= (1 - NEAR_COLLAPSE) * collapse_loss,
+        f"the teacher gives every image to all prototypes alike (entropy {entropy:.3f} of "
+        f"{collapse_loss:.3f})",
+        "sharpen its output: lower `teacher_temperature`, or raise it from a lower value "
+        "(`A -> B in N epochs`)",
+    )
 
 
 class Watch:
-    """Looks at each log line and says what a person should know."""
+    """Looks at each log line and says what a person should know.
 
-    def __init__(self) -> None:
+    Args:
+        epochs: length of the whole run.
+        warmup: epochs in which the learning rate rises.
+    """
+
+    def __init__(self, epochs: float, warmup: float) -> None:
+        self._grown = max(warmup, YOUNG * epochs)
         self._streaks: dict[str, int] = {}
         self._said: set[str] = set()
-        self._lowest = math.inf  # loss so far, relative to the collapsed one
         self._norms: deque[float] = deque(maxlen=50)
 
     def look(self, line: Mapping[str, Any], collapse_loss: float) -> list[str]:
         """Warnings that a log line gives cause for, each with its remedy.
 
         Args:
-            collapse_loss: the loss of outputs that do not depend on the image.
+            collapse_loss: as for `signs`.
         """
-        loss, norm, std = line["loss"], line["gradient_norm"], line["feature_std"]
-        relative = loss / collapse_loss
-        self._lowest = min(self._lowest, relative)
+        warnings = []
+        for sign in signs(line, collapse_loss):
+            counts = sign.shown and line["epoch"] > self._grown
+            self._streaks[sign.name] = self._streaks.get(sign.name, 0) + 1 if counts else 0
+            if self._streaks[sign.name] >= PATIENCE and sign.name not in self._said:
+                self._said.add(sign.name)
+                warnings.append(f"warning: step {line['step']}: {sign.text}; {sign.remedy}")
+        norm = line["gradient_norm"]
         usual = median(self._norms) if len(self._norms) >= 10 else math.inf
         self._norms.append(norm)
-        near = abs(relative - 1) <= NEAR_COLLAPSE
-        # A young run starts at the collapsed loss; one that comes back to it has collapsed.
-        came_back = near and self._lowest < 1 - 4 * NEAR_COLLAPSE
-        signs = {
-            f"all images get nearly the same features (std {std:.3f} of 1)": (
-                "std",
-                std < LEAST_STD,
-                "lower `lr`, lengthen `warmup`, or use a larger `batch`; DINO: check that "
-                "`center_momentum` is below 1 and lower `teacher_temperature`",
-            ),
-            f"the loss has come back to {loss:.3f}, that of outputs that ignore the image": (
-                "loss",
-                came_back,
-                "lower `lr`, lengthen `warmup`; MoCo: keep `freeze_patch on`",
-            ),
-        }
-        warnings = []
-        for text, (name, shown, remedy) in signs.items():
-            self._streaks[name] = self._streaks.get(name, 0) + 1 if shown else 0
-            if self._streaks[name] == PATIENCE and name not in self._said:
-                self._said.add(name)
-                warnings.append(f"warning: step {line['step']}: {text}; {remedy}")
         if norm > SPIKE * usual and "spike" not in self._said:
             self._said.add("spike")
             warnings.append(
                 f"warning: step {line['step']}: the gradient's norm jumped to {norm:.3g}, "
                 f"{norm / usual:.0f} times the usual; if that repeats, lower `lr`, set `clip`, "
-                "or use `precision float32`"
+                "use `precision float32`; MoCo: keep `freeze_patch on`"
             )
         return warnings

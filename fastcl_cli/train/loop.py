@@ -14,9 +14,11 @@ from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.order import epoch_order
 from fastcl_cli.errors import ConfigError
 from fastcl_cli.gradient_error.running import RunningError
+from fastcl_cli.methods.base import Teacher
 from fastcl_cli.plan import Plan, Segment
-from fastcl_cli.train.health import effective_rank, feature_std
+from fastcl_cli.train.health import effective_rank, feature_std, prototypes_used
 from fastcl_cli.train.inputs import Batch
+from fastcl_cli.train.judge import Judge
 from fastcl_cli.train.step import StepResult, Trainer
 
 
@@ -126,8 +128,9 @@ class Meter:
     def line(self, done: int, segment: Segment, result: StepResult) -> dict[str, Any]:
         """The log line after ``done`` updates, over the steps since the last one.
 
-        ``loss`` is their mean; ``feature_std`` and ``effective_rank`` (see `health`) are of the
-        last step's global batch; ``step_s`` and ``data_wait_s`` are seconds per step;
+        ``loss`` is their mean; ``feature_std``, ``effective_rank``, ``teacher_entropy`` (in nats)
+        and ``prototypes_used`` (see `health`; the last two None without a teacher) are of the last
+        step's global batch; ``step_s`` and ``data_wait_s`` are seconds per step;
         ``speedup`` is what the images so far would have cost without compression over what they
         did cost.
         """
@@ -142,6 +145,7 @@ class Meter:
             "gradient_norm": result.gradient_norm,
             "feature_std": feature_std(features),
             "effective_rank": effective_rank(features),
+            **self._teacher(result.teacher),
             "lr": result.values.lr,
             "weight_decay": result.values.weight_decay,
             "momentum": result.values.momentum,
@@ -155,6 +159,15 @@ class Meter:
         }
         self._reset()
         return metrics
+
+    @staticmethod
+    def _teacher(seen: Teacher | None) -> dict[str, float | None]:
+        if seen is None:
+            return {"teacher_entropy": None, "prototypes_used": None}
+        return {
+            "teacher_entropy": float(distributed.average(seen.entropy)),
+            "prototypes_used": prototypes_used(distributed.average(seen.mean)),
+        }
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -174,6 +187,7 @@ def run_steps(
     *,
     meter: Meter,
     error: RunningError | None,
+    judge: Judge | None,
     log_every: int,
     save_every: int,
     log: Callable[[dict[str, Any]], None],
@@ -182,8 +196,9 @@ def run_steps(
 ) -> int:
     """Train from ``first_step`` to ``stop_step``, or to where ``stop`` asks.
 
-    Log lines and checkpoints fall on multiples of their intervals, counted from step 0, so a
-    resumed run writes the same ones. The end is not saved.
+    Log lines, checkpoints and what is measured fall on multiples of their intervals, counted from
+    step 0, so a resumed run writes the same ones. What the judge measures has a log line. The end
+    is not saved.
 
     Returns:
         the number of updates done.
@@ -199,10 +214,14 @@ def run_steps(
             if error is not None and error.due(done, segment):
                 with meter.paused():
                     error.measure(done, segment, plan.epochs_at(done))
-            if done % log_every == 0 or done == plan.steps:
+            judged = judge is not None and judge.due(done)
+            if judged or done % log_every == 0 or done == plan.steps:
                 line = meter.line(done, segment, result)
                 if error is not None:
                     line |= error.fields(segment)
+                if judge is not None and judged:
+                    with meter.paused():
+                        line |= judge.measure(trainer.method.backbone)
                 log(line)
             if done % save_every == 0:
                 save(done)

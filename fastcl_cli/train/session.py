@@ -32,6 +32,7 @@ from fastcl_cli.errors import (
     CheckpointError,
     ConfigError,
     InterruptError,
+    NumericalError,
     RequeueError,
     RunFailedError,
     UsageError,
@@ -59,9 +60,10 @@ from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.schedule.taken import taken_schedule
 from fastcl_cli.train.auto import ClosedLoop, Neighbours, Policy, words
 from fastcl_cli.train.device import Device, choose_device
-from fastcl_cli.train.folder import RunFolder, unwritable
+from fastcl_cli.train.folder import RunFolder, refused_update, unwritable
 from fastcl_cli.train.health import Watch
 from fastcl_cli.train.inputs import InputMaker
+from fastcl_cli.train.judge import open_judge
 from fastcl_cli.train.loop import Meter, Stop, check_batches, run_steps
 from fastcl_cli.train.optim import build_optimizer
 from fastcl_cli.train.schedules import Schedules
@@ -135,7 +137,17 @@ class Session:
         self._error = self._running_error({})
         self._auto = self._closed_loop({})
         self._saved: int | None = None
-        self._watch = Watch()
+        self.judge = open_judge(
+            self.config,
+            self.plan,
+            self.data,
+            request.seed,
+            self.device,
+            asked=request.schedule.names("knn"),
+            announce=lambda text: self._emit(Notice(text)),
+            progress=lambda done, total: self._emit(Packing(done, total)),
+        )
+        self._watch = Watch(self.plan.epochs, self.plan.in_epochs(self.config.warmup))
         distributed.need_equal(repr(self._header(0)), "the run")
 
     @property
@@ -161,32 +173,42 @@ class Session:
         began = time.monotonic()
         torch.set_num_threads(self.device.threads)
         with stop.listening():
-            loader = DecodedLoader(self.data, self._decode, self.device.threads)
-            trainer = self._trainer()
-            while done < self.stop_step and stop.signal is None:
-                if self._auto is not None and self._auto.due(done):
-                    try:
-                        self._decide(self._auto, done, stop)
-                    except _StoppedError:
-                        break
-                done = run_steps(
-                    trainer,
-                    self.plan,
-                    loader,
-                    self._request.seed,
-                    done,
-                    self._next_break(done),
-                    meter=self._meter,
-                    error=self._error,
-                    log_every=self._request.log_every or max(1, self.plan.steps // 200),
-                    save_every=self._request.save_every or default_save_interval(self.plan),
-                    log=self._log,
-                    save=self._save,
-                    stop=stop,
-                )
-            if self._saved != done:
-                self._save(done)
+            try:
+                done = self._steps(done, stop)
+            except NumericalError as error:
+                raise refused_update(error, self.folder) from error
         self._finish(done, stop, time.monotonic() - began)
+
+    def _steps(self, done: int, stop: Stop) -> int:
+        """Train from ``done`` updates on, with the decisions of `auto` phases between; returns the
+        number of updates then."""
+        loader = DecodedLoader(self.data, self._decode, self.device.threads)
+        trainer = self._trainer()
+        while done < self.stop_step and not stop.agreed():
+            if self._auto is not None and self._auto.due(done):
+                try:
+                    self._decide(self._auto, done, stop)
+                except _StoppedError:
+                    break
+            done = run_steps(
+                trainer,
+                self.plan,
+                loader,
+                self._request.seed,
+                done,
+                self._next_break(done),
+                meter=self._meter,
+                error=self._error,
+                judge=self.judge,
+                log_every=self._request.log_every or max(1, self.plan.steps // 200),
+                save_every=self._request.save_every or default_save_interval(self.plan),
+                log=self._log,
+                save=self._save,
+                stop=stop,
+            )
+        if self._saved != done:
+            self._save(done)
+        return done
 
     def _trainer(self) -> Trainer:
         return Trainer(
@@ -292,8 +314,13 @@ class Session:
                 "resume with the options that the run was started with, or start a new one",
             )
         load_run(checkpoint, self.method, self.optimizer)
-        self._error = self._running_error(header.error)
-        self._auto = self._closed_loop(header.auto)
+        try:
+            self._error = self._running_error(header.error)
+            self._auto = self._closed_loop(header.auto)
+        except (TypeError, ValueError) as error:
+            raise CheckpointError(
+                f"{checkpoint}: its header's measurements are not of this run: {error}"
+            ) from error
         if self._auto is not None:
             self.plan = self._auto.plan
         self._meter = Meter(self.plan, header.meter)
@@ -336,7 +363,7 @@ class Session:
     def _header(self, step: int) -> RunHeader:
         # Where the images lie may change between two halves of a run; what they are may not.
         # What is measured beside it changes nothing in it.
-        free = ("data", "gradient_error")
+        free = ("data", "val", "knn", "gradient_error")
         config = {k: v for k, v in self.config.to_json().items() if k not in free}
         config["seed"] = self._request.seed
         schedule = self._request.schedule.text
@@ -412,7 +439,7 @@ class Session:
         if self._leads:
             save_backbone(self.folder.backbone, self.method.backbone, self.spec, done)
             if self._auto is not None:
-                taken = taken_schedule(self._request.schedule, self.plan, str(path))
+                taken = taken_schedule(self._request.schedule, self.plan, path.name)
                 write_text(self.folder.taken, taken)
         line = timm_line(self.folder.backbone, self.spec)
         self._emit(RunFinished(done, seconds, path, line))

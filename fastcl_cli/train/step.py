@@ -13,7 +13,7 @@ from torch.optim import AdamW
 
 from fastcl_cli import distributed
 from fastcl_cli.errors import NumericalError
-from fastcl_cli.methods.base import Input, Loss, Method
+from fastcl_cli.methods.base import Input, Loss, Method, Teacher
 from fastcl_cli.model.ema import update_average
 from fastcl_cli.plan import View
 from fastcl_cli.train.device import Device
@@ -25,12 +25,14 @@ from fastcl_cli.train.schedules import Schedules, Values
 @dataclass(frozen=True, slots=True)
 class StepResult:
     """What one step did: the global batch's loss, the norm of its gradient before clipping, the
-    values it ran with, and this process's features of the first view, (b, D)."""
+    values it ran with, and of this process's rows the features of the first view, (b, D), and the
+    teacher's output (`Loss`)."""
 
     loss: float
     gradient_norm: float
     values: Values
     features: Tensor
+    teacher: Teacher | None
 
 
 class _LossModule(nn.Module):
@@ -94,7 +96,7 @@ class Trainer:
         if self.clip is not None:
             clip_each(self.method.online.parameters(), self.clip)
         whole = distributed.average(loss.value.detach())
-        result = StepResult(float(whole), float(norm), values, loss.features)
+        result = StepResult(float(whole), float(norm), values, loss.features, loss.teacher)
         if not (math.isfinite(result.loss) and math.isfinite(result.gradient_norm)):
             raise NumericalError(
                 f"step {step}: loss {result.loss}, gradient norm {result.gradient_norm}; "

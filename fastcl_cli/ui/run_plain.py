@@ -69,8 +69,9 @@ class Plain:
         assert self._forecast is not None
         m = event.metrics
         lines = []
+        self._forecast.leave_out(m.get("knn_s", 0.0))
         due = time.monotonic() - self._printed_at >= SECONDS_BETWEEN_LINES
-        if not due and m["step"] != self._stop_step:
+        if not due and m["step"] != self._stop_step and "knn" not in m:
             return []
         self._printed_at = time.monotonic()
         now = f"online {compression(m['online'])}, target {compression(m['target'])}"
@@ -82,6 +83,7 @@ class Plain:
             f"step {m['step']}/{self._stop_step}  epoch {m['epoch']:.2f}  loss {m['loss']:.4f}  "
             f"lr {m['lr']:.2e}  {m['images_per_s']:.0f} img/s  "
             f"data wait {m['data_wait_s'] / m['step_s']:.1%}  speed-up {m['speedup']:.2f}x"
+            + (f"  k-NN {m['knn']['top1']:.1%}" if "knn" in m else "")
             + (f"  {duration(left)} left" if left is not None else "")
         )
         error = gradient_error(m)

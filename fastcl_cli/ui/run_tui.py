@@ -57,6 +57,7 @@ class Tui:
         self._last: StepLogged | None = None
         self._measuring: Measuring | None = None
         self._losses: deque[float] = deque(maxlen=400)
+        self._accuracies: list[float] = []
         self._saved = ""
 
     def __enter__(self) -> Tui:
@@ -80,6 +81,10 @@ class Tui:
             case StepLogged():
                 self._last, self._measuring = event, None
                 self._losses.append(event.metrics["loss"])
+                if "knn" in event.metrics:
+                    self._accuracies.append(event.metrics["knn"]["top1"])
+                if self._forecast is not None:
+                    self._forecast.leave_out(event.metrics.get("knn_s", 0.0))
             case CheckpointSaved():
                 self._saved = f"checkpoint {event.path.name}"
             case Measuring():
@@ -150,6 +155,9 @@ class Tui:
             f"{m['sample_cost']:.3f} of an uncompressed image now, {m['speedup']:.2f}x so far",
         )
         table.add_row("loss", f"{m['loss']:.4f}  {sparkline(list(self._losses), width - 22)}")
+        if self._accuracies:
+            history = sparkline(self._accuracies, width - 22)
+            table.add_row("k-NN", f"{self._accuracies[-1]:.1%} of held-out images  {history}")
         table.add_row("lr", f"{m['lr']:.3e}")
         error = gradient_error(m)
         if error is not None:

@@ -101,3 +101,9 @@ class Forecast:
         if cost <= first_cost:
             return None
         return (now - since) / (cost - first_cost) * (self.plan.cost_at(self._stop_step) - cost)
+
+    def leave_out(self, seconds: float) -> None:
+        """Do not count so many of the seconds that have passed: they were not training."""
+        if self._first is not None:
+            since, cost = self._first
+            self._first = since + seconds, cost

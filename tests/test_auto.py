@@ -1,0 +1,182 @@
+"""Runs with `auto` phases on the digits: what they decide, that they repeat it, what they leave."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_checkpoint import rewrite
+from test_run import CLOCK, metrics, run, weights, without_clock
+
+from fastcl_cli.errors import CheckpointError, RequeueError
+from fastcl_cli.events import Decided, Event, Measuring
+from fastcl_cli.schedule import Request, compile_text, load
+from fastcl_cli.schedule.resolve import ladder
+from fastcl_cli.train.auto import Neighbours, Stages, words
+from fastcl_cli.train.session import RunRequest, Session
+
+SCHEDULE = """
+method moco; data digits; image 32; batch 125; lr 1e-3; warmup 1 epochs; head 64 32;
+model vit_tiny_patch16_224 (embed_dim=32, depth=2, num_heads=2, patch_size=8);
+precision float32; knn none; gradient_error 3 steps;
+choices drop 0 0.5 patch 8 16;
+epochs 0-2: auto;
+epochs 2-3: full;
+"""
+STEPS, INTERVAL = 24, 1
+"""16 steps are `auto`: a decision before each but the first."""
+
+
+def decisions(out: Path) -> list[dict[str, Any]]:
+    lines = [json.loads(line) for line in (out / "decisions.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("whole") / "run"
+    run(out, SCHEDULE)
+    return out
+
+
+def test_a_decision_is_recorded_with_what_it_was_made_from(whole: Path) -> None:
+    loaded = compile_text(SCHEDULE, "test.fcs", Request())
+    names = [words(rung) for rung in ladder(loaded.config, 125)]
+    lines = decisions(whole)
+    assert [line["step"] for line in lines] == list(range(INTERVAL, 16))
+    current = names[0]
+    for line in lines:
+        assert line["from"] == current
+        near = names.index(current)
+        measured = [f"drop {row['drop']} patch {row['patch']}" for row in line["settings"]]
+        assert measured == names[max(0, near - 1) : near + 3]
+        best = min(line["settings"], key=lambda row: row["ca_mse"])
+        assert line["to"] in (current, f"drop {best['drop']} patch {best['patch']}")
+        assert bool(line["why"]) == (line["to"] != current)
+        current = line["to"]
+    assert len({line["to"] for line in lines}) > 1, "nothing moved: the test says nothing"
+
+
+def test_the_plan_that_is_kept_is_the_one_that_was_taken(whole: Path) -> None:
+    plan = json.loads((whole / "plan.json").read_text())
+    at = {s["first_step"]: s["online"] for s in plan["segments"]}
+    for line in metrics(whole):
+        first = max(step for step in at if step < line["step"])
+        assert line["online"] == at[first], line["step"]
+
+
+def test_the_plain_schedule_trains_the_same_network(whole: Path, tmp_path: Path) -> None:
+    """What the closed loop took, run as a schedule without `auto`, gives the same bytes."""
+    text = (whole / "taken.fcs").read_text()
+    assert "auto;" not in text.split("\n\n", 1)[1]
+    run(tmp_path / "plain", text)
+    assert weights(tmp_path / "plain") == weights(whole)
+    plan = json.loads((whole / "plan.json").read_text())
+    assert load(whole / "taken.fcs").plan.hash() == plan["hash"]
+
+
+@pytest.mark.parametrize("step", [1, 4, 9, 16])
+def test_a_resumed_run_makes_the_same_moves(whole: Path, tmp_path: Path, step: int) -> None:
+    run(tmp_path / "run", SCHEDULE, max_steps=step)
+    run(tmp_path / "run", SCHEDULE, resume="auto")
+    assert weights(tmp_path / "run") == weights(whole)
+    assert decisions(tmp_path / "run") == decisions(whole)
+    assert without_clock(metrics(tmp_path / "run")) == without_clock(metrics(whole))
+    assert (tmp_path / "run" / "taken.fcs").read_text() == (whole / "taken.fcs").read_text()
+
+
+def test_a_signal_while_gradients_are_measured(whole: Path, tmp_path: Path) -> None:
+    """Nothing of the decision is kept; it is made again."""
+    out = tmp_path / "run"
+    measured: list[int] = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Measuring):
+            measured.append(event.done)
+            if len(measured) == 20:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    request = RunRequest(
+        compile_text(SCHEDULE, "test.fcs", Request()), out, log_every=3, save_every=5
+    )
+    with pytest.raises(RequeueError):
+        Session(request, emit).train()
+    assert len(measured) == 20, "it went on measuring"
+    run(out, SCHEDULE, resume="auto")
+    assert weights(out) == weights(whole) and decisions(out) == decisions(whole)
+
+
+def test_estimating_the_error_moves_nothing(whole: Path, tmp_path: Path) -> None:
+    plain = (whole / "taken.fcs").read_text()
+    run(tmp_path / "none", plain.replace("gradient_error 3 steps", "gradient_error none"))
+    assert weights(tmp_path / "none") == weights(whole)
+    quiet, measured = metrics(tmp_path / "none"), metrics(whole)
+    error = {"grad_error", "grad_error_s"}
+    assert all(not error & line.keys() for line in quiet)
+    rest = [{k: v for k, v in line.items() if k not in CLOCK | error} for line in measured]
+    assert rest == without_clock(quiet)
+
+
+def test_the_estimate_is_of_the_setting_that_trains(whole: Path) -> None:
+    """A setting's groups are counted from its first measurement on; `full` has no bias."""
+    lines = metrics(whole)
+    assert any(line["grad_error"] for line in lines)
+    last = lines[-1]["grad_error"]
+    assert (last["bias2"], last["batch"], last["cost"]) == (0.0, 125, 1.0)
+    assert last["groups"] == 3 and last["pairs"] == 6  # steps 18, 21 and 24
+    assert last["ca_mse"] == pytest.approx(last["variance"] * last["probe_batch"] / 125)
+
+
+def test_another_rule_does_not_go_on_with_a_run(tmp_path: Path) -> None:
+    run(tmp_path / "run", SCHEDULE, max_steps=2)
+
+    def policy(plan: object) -> Stages:
+        return Stages((0, 5), 4, 2, None, "euclidean", False)
+
+    with pytest.raises(CheckpointError, match="decisions were by Neighbours"):
+        run(tmp_path / "run", SCHEDULE, resume="auto", policy=policy)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"moves": [[2, 9]]},
+        {"moves": [[20, 0]]},
+        {"moves": [[-1, 0]]},
+        {"moves": [["2", 0]]},
+        {"moves": [3]},
+        {"costs": [1.0]},
+        {"costs": "abcd"},
+    ],
+)
+def test_a_header_with_other_moves_is_refused(tmp_path: Path, state: dict[str, Any]) -> None:
+    run(tmp_path / "run", SCHEDULE, max_steps=2)
+    newest = tmp_path / "run" / "checkpoints" / f"step-{2:08d}.safetensors"
+    rewrite(newest, lambda tensors, header: header["run"]["auto"].update(state))
+    with pytest.raises(CheckpointError, match="measurements are not of this run"):
+        run(tmp_path / "run", SCHEDULE, resume="auto")
+
+
+TWO = SCHEDULE.replace("epochs 0-2: auto;", "epochs 0-1: auto; epochs 1-2: auto batch 100;")
+
+
+def test_a_phase_that_follows_directly_starts_where_the_one_before_ended(tmp_path: Path) -> None:
+    events = run(tmp_path / "run", TWO, log_every=1)
+    lines = {line["step"]: line for line in metrics(tmp_path / "run")}
+    decided = {e.step: e.setting for e in events if isinstance(e, Decided)}
+    assert lines[8]["batch"] == 125 and lines[9]["batch"] == 100
+    at_end = next(decided[s] for s in range(8, 0, -1) if s in decided)
+    assert f"drop {lines[9]['online']['drop']:g} patch {lines[9]['online']['patch']}" == (
+        decided.get(8, at_end)
+    )
+
+
+def test_the_rule_of_auto_phases_counts_their_steps_alone() -> None:
+    plan = compile_text(SCHEDULE, "test.fcs", Request()).plan
+    rule = Neighbours.of(plan)
+    assert rule.interval == INTERVAL
+    assert not rule.due(0, plan) and not rule.due(16, plan) and rule.due(15, plan)
