@@ -102,9 +102,9 @@ class Session:
             self.data: Beton = open_split(
                 config.data,
                 "train",
-                announce=lambda text: self._emit(Notice(text)),
+                announce=self._announce,
                 workers=available_cores(),
-                progress=lambda done, total: self._emit(Packing(done, total)),
+                progress=self._packing,
             )
         resolved = request.schedule.with_images(self.data.images)
         self.plan: Plan = resolved.plan
@@ -116,6 +116,10 @@ class Session:
         self.spec = BackboneSpec.of(self.config, request.seed)
         self.optimizer: AdamW = build_optimizer(self.method, self.config.betas)
         self.folder = RunFolder(request.out)
+        self._meter = Meter(self.plan, {})
+        self._watch = Watch(self.plan.epochs, self.plan.in_epochs(self.config.warmup))
+        judged = (self.config.knn, self.config.val)
+        distributed.need_equal(repr((self._header(0), judged)), "the run")
         self.judge = open_judge(
             self.config,
             self.plan,
@@ -123,12 +127,15 @@ class Session:
             request.seed,
             self.device,
             asked=request.schedule.names("knn"),
-            announce=lambda text: self._emit(Notice(text)),
-            progress=lambda done, total: self._emit(Packing(done, total)),
+            announce=self._announce,
+            progress=self._packing,
         )
-        self._meter = Meter(self.plan, {})
-        self._watch = Watch(self.plan.epochs, self.plan.in_epochs(self.config.warmup))
-        distributed.need_equal(repr(self._header(0)), "the run")
+
+    def _announce(self, text: str) -> None:
+        self._emit(Notice(text))
+
+    def _packing(self, done: int, total: int) -> None:
+        self._emit(Packing(done, total))
 
     @property
     def stop_step(self) -> int:
