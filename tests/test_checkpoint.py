@@ -16,6 +16,7 @@ from torch.optim import AdamW
 from fastcl_cli.checkpoint import (
     RunHeader,
     copy_backbone,
+    is_finite,
     load_backbone,
     load_run,
     read_run_header,
@@ -81,6 +82,18 @@ def test_a_run_comes_back_bit_for_bit(saved: Path) -> None:
         assert state.keys() == copied.keys()
         assert all(torch.equal(state[k], copied[k]) for k in state)
     assert read_run_header(saved) == HEADER
+
+
+def test_finite_is_whole_and_every_number(saved: Path, tmp_path: Path) -> None:
+    assert is_finite(saved)
+    tensors, bad = load_file(saved), tmp_path / "bad.safetensors"
+    for value in (float("inf"), float("nan")):
+        name = sorted(tensors)[-1]
+        tensors[name] = torch.full_like(tensors[name], value)
+        save_file(tensors, bad)
+        assert not is_finite(bad)
+    bad.write_bytes(saved.read_bytes()[:-10])
+    assert not is_finite(bad) and not is_finite(tmp_path / "none")
 
 
 def test_equal_runs_write_equal_files(tmp_path: Path) -> None:

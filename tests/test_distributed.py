@@ -396,6 +396,8 @@ def check_equal_run(out: Path, alone: Path) -> None:
         for key in other.keys() - CLOCK:
             value = other[key]
             wanted = pytest.approx(value, rel=2e-4) if isinstance(value, float) else value
+            if key == "knn":  # rounding may turn a vote
+                wanted = pytest.approx(value, abs=0.01)
             assert line[key] == wanted, (line["step"], key)
 
 

@@ -14,9 +14,14 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from fastcl_cli.checkpoint import is_finite
+from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.errors import CheckpointError, ConfigError, UsageError
 from fastcl_cli.events import Event, Notice, RunFinished, StepLogged
+from fastcl_cli.methods.base import Input
+from fastcl_cli.plan import Segment
 from fastcl_cli.schedule import Request, compile_text
+from fastcl_cli.train.inputs import Batch, InputMaker
 from fastcl_cli.train.session import RunRequest, Session
 
 SCHEDULE = """
@@ -270,18 +275,122 @@ def test_init_from_starts_with_those_weights(whole: Path, tmp_path: Path) -> Non
     assert all(torch.equal(started[k], v) for k, v in source.items())
 
 
-@pytest.mark.parametrize("told", [True, False], ids=["dino without centring", "moco"])
-def test_the_watch_speaks_of_a_collapse_alone(tmp_path: Path, told: bool) -> None:
+SMALL_DINO = """
+method dino; data digits; image 32; locals 8 16; batch 64; lr 1e-3; warmup 1 steps;
+model vit_tiny_patch16_224 (embed_dim=32, depth=1, num_heads=2, patch_size=8);
+head 64 32 128; precision float32; knn none;
+"""
+MULTI_CROP = (
+    SMALL_DINO
+    + """
+steps 0-2: drop 0.5 patch 16;
+steps 2-4: drop 0.25 on both;
+steps 4-5: patch 16 on online drop 0.5 batch 32;
+steps 5-6: full;
+"""
+)
+SEEN = {
+    # Pixels of the low-resolution view (tokens per side times 8) and tokens kept, of the online
+    # global and local views and of the target's; 0 stands for all.
+    (0, 1): (64, (16, 2), (16, 2), (16, 0)),
+    (2, 3): (64, (32, 12), (16, 3), (32, 12)),
+    (4,): (32, (16, 2), (16, 2), (32, 0)),
+    (5,): (64, (32, 0), (16, 0), (32, 0)),
+}
+
+
+def test_multi_crop_decodes_once_and_sees_what_the_plan_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DINO's 2 + 8 views: one decoding for each image, and the shapes of every step."""
+    loaders: list[DecodedLoader] = []
+    inputs: dict[int, tuple[list[Input], list[Input]]] = {}
+    make = InputMaker.__call__
+
+    def loader(*arguments: Any) -> DecodedLoader:
+        loaders.append(DecodedLoader(*arguments))
+        return loaders[-1]
+
+    def watched(self: InputMaker, step: int, segment: Segment, batch: Batch) -> Any:
+        inputs[step] = make(self, step, segment, batch)
+        return inputs[step]
+
+    monkeypatch.setattr("fastcl_cli.train.session.DecodedLoader", loader)
+    monkeypatch.setattr(InputMaker, "__call__", watched)
+    run(tmp_path / "run", MULTI_CROP)
+    assert [one.decoded for one in loaders] == [5 * 64 + 32]
+    plan = compile_text(MULTI_CROP, "test.fcs", Request()).plan
+    assert sorted(inputs) == list(range(plan.steps))
+    for steps, (images, *expected) in SEEN.items():
+        for step in steps:
+            online, target = inputs[step]
+            assert [x.shape for x in online] == [expected[0]] * 2 + [expected[1]] * 8
+            assert [x.shape for x in target] == [expected[2]] * 2
+            assert {len(x.pixels) for x in online + target} == {images}
+            assert {len(x.kept) for x in online + target if x.kept is not None} <= {images}
+            for view, seen in zip(plan.at(step).views, (online[0], online[2]), strict=True):
+                kept = 0 if view.online.kept == view.online.grid**2 else view.online.kept
+                assert seen.shape == (8 * view.online.grid, kept)
+
+
+@pytest.mark.parametrize("method", ["moco", "dino"])
+def test_no_compression_written_out_is_full(tmp_path: Path, method: str) -> None:
+    """`drop 0 patch 8` with the model's own patch: the same bytes and figures; but not `drop 0.1`,
+    which is the negative control."""
+    text = SMALL_DINO.replace("8 16", "2 16")
+    if method == "moco":
+        text = text.replace("dino", method).replace("locals 2 16;", "").replace(" 128;", ";")
+    phases = {"full": "full", "written": "drop 0 on both patch 8 on both", "other": "drop 0.1"}
+    for name, clauses in phases.items():
+        run(tmp_path / name, f"{text} steps 0-3: {clauses};", log_every=1)
+    assert weights(tmp_path / "written") == weights(tmp_path / "full")
+    assert without_clock(metrics(tmp_path / "written")) == without_clock(metrics(tmp_path / "full"))
+    assert weights(tmp_path / "other") != weights(tmp_path / "full")
+
+
+def test_a_refused_update_names_a_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    """Weights that grow ninefold a step: lr times weight decay is 10, and float32 ends at 1e38."""
+    schedule, out = tmp_path / "test.fcs", tmp_path / "run"
+    schedule.write_text(SCHEDULE)
+    often = ["--save-every", "1", "--out", str(out), "--ui", "plain"]
+    wild = ["--set", "lr=100", "--set", "warmup=0 steps", "--set", "decay=constant"]
+    process = cli("run", str(schedule), *often, *wild)
+    _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 4, stderr
+    assert "the update was refused" in stderr and "Traceback" not in stderr
+    named = stderr.split("the last good checkpoint is ")[1].split()[0]
+    assert f"`--init-from {named} --out NEW`" in stderr
+    assert not (out / "backbone.safetensors").exists()
+    tensors = load_file(named)
+    assert all(bool(value.isfinite().all()) for value in tensors.values())
+    refused = int(stderr.split("step ")[1].split(":")[0])
+    newest = out / "checkpoints" / f"step-{refused:08d}.safetensors"
+    # The update before may itself have left what is not finite; then the one before it is named.
+    assert Path(named) == newest or not is_finite(newest)
+    run(tmp_path / "new", init_from=Path(named), max_steps=1)
+    assert (tmp_path / "new" / "backbone.safetensors").exists()
+
+
+COLLAPSING = """
+method dino; locals 0 16; solarize 0 0 0; head 64 32 128; teacher_temperature 0.1;
+momentum 0.9 -> 1; drop_path 0; center_momentum 1; lr 2e-3;
+"""
+HEALTHY = "method moco; head 64 32; lr 1e-3;"
+
+
+@pytest.mark.parametrize("collapses", [True, False], ids=["dino without centring", "moco"])
+def test_the_watch_speaks_of_a_collapse_alone(tmp_path: Path, collapses: bool) -> None:
     """DINO whose centre never moves, and a soft teacher: nothing keeps the features apart. The
     contrast is MoCo-v3 on the same data, whose negatives do."""
-    collapse = "method dino; locals 0 16; solarize 0 0 0; head 64 32 128; teacher_temperature 0.1;"
-    collapse += "momentum 0.9 -> 1; drop_path 0; center_momentum 1; lr 2e-3;"
-    healthy = "method moco; head 64 32; lr 1e-3;"
-    text = (collapse if told else healthy) + (
+    text = (COLLAPSING if collapses else HEALTHY) + (
         "data digits; image 32; batch 128; precision float32; flip 0; warmup 10%; crop 0.5 1;"
-        "model vit_tiny_patch16_224 (embed_dim=32, depth=2, num_heads=2, patch_size=8);"
+        "model vit_tiny_patch16_224 (embed_dim=32, depth=2, num_heads=2, patch_size=8); knn none;"
         "epochs 0-12: full;"
     )
     events = run(tmp_path / "run", text, log_every=3, save_every=1000)
     notices = [event.text for event in events if isinstance(event, Notice)]
-    assert any("nearly the same features" in text for text in notices) is told
+    if collapses:
+        assert any("nearly the same features" in text for text in notices)
+        assert all(text.startswith("warning: step ") for text in notices)
+    else:
+        assert notices == []

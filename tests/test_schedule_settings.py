@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import struct
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,16 @@ def test_values_of_every_form() -> None:
     assert len(compile_text("method dino; locals 0 96;" + PHASE).plan.segments[0].views) == 1
 
 
+def test_how_often_a_run_is_judged_and_on_what() -> None:
+    assert (config("").knn, config("").val) == (Duration(10, "percent"), None)  # type: ignore[arg-type]
+    assert config("knn none;").knn is None
+    c = config('knn 1.5 epochs; val "val.beton";')
+    assert (c.knn, c.val) == (Duration(Fraction(3, 2), "epochs"), "val.beton")
+    assert not compile_text(PHASE).names("knn")
+    assert compile_text("knn 10%;" + PHASE).names("knn")
+    assert compile_text(PHASE, request=Request(overrides=("knn = 10%",))).names("knn")
+
+
 def test_where_the_number_of_images_is_from() -> None:
     assert (config("").images, config("").images_source) == (1_281_167, "imagenet-1k")
     c = config("images 50000;")
@@ -131,6 +142,9 @@ def test_overrides_replace_statements() -> None:
         ("batch", "`batch` lacks a whole number"),
         ("batch=512; lr 1", "one statement at a time"),
         ("batch=0", "`batch` cannot be 0"),
+        ("knn=0 steps", "`knn` cannot be every 0"),
+        ("knn=often", "`often` stands where a number or `none` belongs"),
+        ("val=val.beton", "`val.beton` is a word, not a path"),
         ("locals=8 96", "`locals` has no effect with method moco"),
         ("choices=drop 0 0.5 patch 16 32", "`choices` has no effect: no phase is `auto`"),
         ("epochs 0-50=full", "is not a setting"),

@@ -46,7 +46,7 @@ EVENTS = [
     Packing(5, 100),
     Notice("resumed from there"),
     started(),
-    logged(30, 2.5),
+    logged(30, 2.5, knn={"top1": 0.5}, knn_s=2.5),
     CheckpointSaved(30, Path("step-00000030.safetensors")),
     logged(70, 1.25, knn={"top1": 0.8125}, knn_s=2.5),
 ]
@@ -73,7 +73,7 @@ def test_the_panel_fits_its_terminal_and_says_what_matters(width: int) -> None:
         "data wait 5.0%",
         "3.21x",
         "checkpoint",
-        "81.2% of held-out images",
+        "81.2%  ▁█",
     ):
         assert part in text
 

@@ -56,7 +56,7 @@ class Subset:
 
 
 class Judge:
-    """Measures k-NN accuracy at fixed steps of a plan.
+    """Measures k-NN accuracy at fixed steps of ``plan``.
 
     Args:
         every: the interval, above 0; the last step of the plan is measured in any case.
@@ -72,7 +72,7 @@ class Judge:
         image: int,
         device: Device,
     ) -> None:
-        self._plan = plan
+        self.plan = plan
         self._every = every
         self._sets = sets
         self._image = image
@@ -84,19 +84,19 @@ class Judge:
         That is where the plan passes a whole multiple of the interval, counted from step 0, so a
         resumed run measures at the steps of one that was never stopped.
         """
-        if done == self._plan.steps:
+        if done == self.plan.steps:
             return True
         if self._every.unit == "steps":
             return done % int(self._every.value) == 0
         interval = self._every.value
         if self._every.unit == "percent":
-            interval *= self._epochs(self._plan.steps) / 100
+            interval *= self._epochs(self.plan.steps) / 100
         return self._epochs(done) // interval > self._epochs(done - 1) // interval
 
     def _epochs(self, done: int) -> Fraction:
         """`Plan.epochs_at`, exactly."""
-        position = self._plan.position(done)
-        return position.epoch + Fraction(position.offset, self._plan.images)
+        position = self.plan.position(done)
+        return position.epoch + Fraction(position.offset, self.plan.images)
 
     def measure(self, backbone: Encoder) -> dict[str, Any]:
         """Entries of the metrics line: ``knn``, and ``knn_s``, the seconds that it took.

@@ -118,9 +118,9 @@ class Session:
             self.data: Beton = open_split(
                 config.data,
                 "train",
-                announce=lambda text: self._emit(Notice(text)),
+                announce=self._announce,
                 workers=available_cores(),
-                progress=lambda done, total: self._emit(Packing(done, total)),
+                progress=self._packing,
             )
         resolved = request.schedule.with_images(self.data.images)
         self.plan: Plan = resolved.plan
@@ -137,6 +137,9 @@ class Session:
         self._error = self._running_error({})
         self._auto = self._closed_loop({})
         self._saved: int | None = None
+        self._watch = Watch(self.plan.epochs, self.plan.in_epochs(self.config.warmup))
+        judged = (self.config.knn, self.config.val)
+        distributed.need_equal(repr((self._header(0), judged)), "the run")
         self.judge = open_judge(
             self.config,
             self.plan,
@@ -144,11 +147,15 @@ class Session:
             request.seed,
             self.device,
             asked=request.schedule.names("knn"),
-            announce=lambda text: self._emit(Notice(text)),
-            progress=lambda done, total: self._emit(Packing(done, total)),
+            announce=self._announce,
+            progress=self._packing,
         )
-        self._watch = Watch(self.plan.epochs, self.plan.in_epochs(self.config.warmup))
-        distributed.need_equal(repr(self._header(0)), "the run")
+
+    def _announce(self, text: str) -> None:
+        self._emit(Notice(text))
+
+    def _packing(self, done: int, total: int) -> None:
+        self._emit(Packing(done, total))
 
     @property
     def stop_step(self) -> int:
@@ -273,6 +280,8 @@ class Session:
             decision = auto.decide(step, self.plan.epochs_at(step), progress)
         distributed.need_equal(repr(auto.state), "the decision")
         self.plan = self._meter.plan = auto.plan
+        if self.judge is not None:
+            self.judge.plan = self.plan
         if self._leads:
             self.folder.append_decision(decision.record)
             self.folder.write_plan(self.plan.to_json())

@@ -157,7 +157,7 @@ class Tui:
         table.add_row("loss", f"{m['loss']:.4f}  {sparkline(list(self._losses), width - 22)}")
         if self._accuracies:
             history = sparkline(self._accuracies, width - 22)
-            table.add_row("k-NN", f"{self._accuracies[-1]:.1%} of held-out images  {history}")
+            table.add_row("k-NN", f"{self._accuracies[-1]:.1%}  {history}")
         table.add_row("lr", f"{m['lr']:.3e}")
         error = gradient_error(m)
         if error is not None:
