@@ -559,9 +559,15 @@ def test_a_beton_trains_only(tmp_path: Path, said: list[str]) -> None:
 
 
 def test_unknown_data(tmp_path: Path, said: list[str]) -> None:
-    with pytest.raises(DataError, match="no such file or folder") as caught:
-        open_split("digit", "train", cache=tmp_path, announce=said.append)
-    assert "digits" in caught.value.help
+    for wrong, meant in (("digit", "digits"), ("cifar10", "CIFAR10"), ("Flower", "Flowers102")):
+        with pytest.raises(DataError, match="no data set of that name") as caught:
+            open_split(wrong, "train", cache=tmp_path, announce=said.append)
+        assert caught.value.help.startswith(f"did you mean {meant}? ")
+        with pytest.raises(DataError, match="no data set of that name"):
+            pack(wrong, tmp_path / "x.beton")
+    with pytest.raises(DataError) as caught:
+        open_split("sets/nothing/near", "train", cache=tmp_path, announce=said.append)
+    assert caught.value.help.startswith("name a beton, an image folder, or one of digits, ")
 
 
 def test_digits(tmp_path: Path, said: list[str]) -> None:

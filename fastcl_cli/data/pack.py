@@ -93,9 +93,11 @@ def pack(
     splits = splits_of(source)
     if split is not None and split not in splits:
         has = f"has no {split} part" if splits else "has no train and val folders"
-        raise UsageError(f"{source}: {has} to choose with --split {split}")
-    if root is not None and source not in SETS:
-        raise UsageError(f"{source}: is not one of torchvision's sets, which alone have a --root")
+        raise UsageError(f"{source}: {has} to choose with --split {split}", "leave it out")
+    if root is not None and not (is_name(source) and source in SETS):
+        raise UsageError(
+            f"{source}: is not one of torchvision's sets, which alone have a --root", "leave it out"
+        )
     chosen = (split,) if split else splits
     if not chosen:
         parts = [Part(list_folder(Path(source)), out, source)]

@@ -77,7 +77,7 @@ def open_probe_data(
         return open_beton(train), open_beton(val)
     raise UsageError(
         "probe needs labelled data",
-        "give --data with a built-in name or a folder with train/ and val/, "
+        "give --data with a set by name or a folder with train/ and val/, "
         "or both --train and --val with a beton each",
     )
 
