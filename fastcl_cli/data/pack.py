@@ -88,6 +88,7 @@ def pack(
         UsageError: the source has no such part, or takes no ``root``.
         DataError: there is no such source, no image can be read, one cannot and ``strict`` is
             set, a worker crashed, or there is no room or no permission to write.
+        MissingLibraryError: the library that has a named set is not installed.
     """
     source, out, announce = str(source), Path(out), announce or (lambda line: None)
     splits = splits_of(source)
