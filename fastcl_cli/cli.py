@@ -201,7 +201,7 @@ def run(
         Path | None, typer.Option("--out", help="The run's folder. [default: runs/NAME]")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", help="Beton, image folder or built-in name.")
+        str | None, typer.Option("--data", help="Beton, image folder or name of a set.")
     ] = None,
     set: Annotated[
         list[str] | None,
@@ -362,7 +362,7 @@ def probe(
     checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Backbone or checkpoint.")],
     data: Annotated[
         str | None,
-        typer.Option("--data", help="Folder or built-in name. [default: the run's own data]"),
+        typer.Option("--data", help="Folder or name of a set. [default: the run's own data]"),
     ] = None,
     train: Annotated[Path | None, typer.Option("--train", help="Labelled beton to fit on.")] = None,
     val: Annotated[Path | None, typer.Option("--val", help="Labelled beton to judge on.")] = None,
@@ -489,10 +489,23 @@ def probe(
 
 @app.command()
 def pack(
-    source: Annotated[str, typer.Argument(metavar="SRC", help="Image folder or built-in name.")],
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SRC",
+            help="Image folder, or a set by name: digits, or torchvision's CIFAR10, STL10, ...",
+        ),
+    ],
     out: Annotated[Path, typer.Argument(metavar="OUT.beton", help="The file to write.")],
     split: Annotated[
-        Split | None, typer.Option("--split", help="Which part, where SRC has train and val.")
+        Split | None, typer.Option("--split", help="One part only, of an SRC that has two.")
+    ] = None,
+    root: Annotated[
+        Path | None,
+        typer.Option(
+            "--root",
+            help="Where a torchvision set is, or is downloaded to. [default: in the cache]",
+        ),
     ] = None,
     max_side: Annotated[
         int, typer.Option("--max-side", min=8, help="Longest side stored, in pixels.")
@@ -507,10 +520,14 @@ def pack(
         bool, typer.Option("--strict", help="Fail on an unreadable image; else skip it.")
     ] = False,
 ) -> None:
-    """Pack images into one FFCV file."""
+    """Pack images into an FFCV file.
+
+    An SRC with two parts (a folder with train/ and val/, or a set by name) makes two files,
+    OUT-train.beton and OUT-val.beton, with the same class numbers; --split makes OUT.beton of one.
+    """
     from fastcl_cli.ui import pack as view
 
-    view.run(source, out, split.value if split else None, max_side, quality, workers, strict)
+    view.run(source, out, split.value if split else None, root, max_side, quality, workers, strict)
 
 
 def main() -> None:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torchvision_layouts as layouts
 
 from fastcl_cli.cli import main
 from fastcl_cli.data.pack import pack
@@ -212,6 +213,33 @@ def test_pack_skips_what_cannot_be_read_and_strict_fails(cli: Cli) -> None:
     code, error, _ = cli.error("pack", "photos", "strict.beton", "--strict", "--workers", "1")
     assert code == 2 and ".jpg" in error
     assert not Path("strict.beton").exists()
+
+
+def test_a_set_by_name_is_packed_trained_on_and_judged_on(
+    cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    root = tmp_path / "cache" / "torchvision"
+    root.mkdir(parents=True)
+    layouts.WHOLE["EuroSAT"](root, monkeypatch)
+    monkeypatch.setenv("FASTCL_CACHE", "cache")
+    code, stdout, stderr = cli("pack", "EuroSAT", "set.beton", "--workers", "1")
+    assert code == 0 and "split 80/20" in stderr
+    assert "set-train.beton: 10 images, 2 classes" in stdout
+    assert "set-val.beton: 2 images, 2 classes" in stdout
+    code, _, _ = cli("run", "test.fcs", "--data", "EuroSAT", "--set", "batch=8", "--out", "out")
+    assert code == 0
+    backbone = "out/backbone.safetensors"
+    for data in ("--data EuroSAT", "--train set-train.beton --val set-val.beton", ""):
+        code, stdout, _ = cli("probe", backbone, *data.split(), "--json")
+        result = json.loads(stdout)
+        assert (code, result["n_train"], result["n_val"]) == (0, 10, 2)
+
+
+def test_pack_takes_a_root_for_torchvision_alone(cli: Cli) -> None:
+    code, error, help = cli.error("pack", "digits", "out.beton", "--root", "here")
+    assert code == 2 and "--root" in error
+    code, error, help = cli.error("pack", "cifar10", "out.beton")
+    assert code == 2 and "cifar10: no such file or folder" in error and "mean CIFAR10?" in help
 
 
 @pytest.mark.parametrize(

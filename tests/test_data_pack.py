@@ -18,11 +18,13 @@ import pytest
 from data_photos import photos
 from PIL import Image
 
+from fastcl_cli.data import encode
 from fastcl_cli.data import pack as packing
 from fastcl_cli.data.beton import ALLOCATION, HEADER, open_beton, sidecar_path
 from fastcl_cli.data.builtin import digits
+from fastcl_cli.data.encode import Settings
 from fastcl_cli.data.images import BadImageError, list_folder, load_rgb
-from fastcl_cli.data.pack import pack
+from fastcl_cli.data.pack import pack, part_path
 from fastcl_cli.data.source import open_split
 from fastcl_cli.data.writer import BetonWriter, page_size
 from fastcl_cli.errors import DataError, UsageError
@@ -169,7 +171,7 @@ def test_bad_images_are_left_out_and_listed(tmp_path: Path) -> None:
     (source / "cat" / "notes.txt").write_text("not counted as an image")
     (source / "cat" / ".hidden.png").write_bytes(b"")
     out = tmp_path / "out.beton"
-    report = pack(source, out)
+    (report,) = pack(source, out)
     assert report.images == 5 and len(report.skipped) == len(reasons)
     for item in report.skipped:
         assert reasons[item.path.removeprefix("cat/")] in item.reason
@@ -184,7 +186,7 @@ def test_bad_images_are_left_out_and_listed(tmp_path: Path) -> None:
 
 def test_what_is_stored_is_the_image(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "set", {"a": 2, "b": 1})
-    pack(source, tmp_path / "out.beton", quality=95)
+    pack(source, tmp_path / "out.beton", settings=Settings(quality=95))
     data = (tmp_path / "out.beton").read_bytes()
     table_at = int(np.frombuffer(data, HEADER, 1)[0]["alloc_table_ptr"])
     for row, name in zip(
@@ -218,7 +220,7 @@ def test_strict_names_the_image_and_leaves_nothing(tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(DataError, match=r"a/bad\.png: is empty"):
-        pack(source, out / "x.beton", strict=True)
+        pack(source, out / "x.beton", settings=Settings(strict=True))
     assert left(out) == set()
 
 
@@ -238,7 +240,7 @@ def test_a_failure_keeps_the_old_file(tmp_path: Path) -> None:
     before = out.read_bytes(), sidecar_path(out).read_bytes()
     (source / "a" / "bad.png").write_bytes(b"")
     with pytest.raises(DataError):
-        pack(source, out, strict=True)
+        pack(source, out, settings=Settings(strict=True))
     assert (out.read_bytes(), sidecar_path(out).read_bytes()) == before
     assert left(tmp_path) == {"set", "x.beton", "x.beton.json"}
 
@@ -247,8 +249,9 @@ def test_processes_change_no_byte(tmp_path: Path) -> None:
     source = make_folder(tmp_path / "set", {"a": 40, "b": 20})
     (source / "a" / "7.png").write_bytes(b"")
     done: list[tuple[int, int]] = []
-    pack(source, tmp_path / "one.beton", workers=1)
-    pack(source, tmp_path / "two.beton", workers=2, progress=lambda *step: done.append(step))
+    pack(source, tmp_path / "one.beton")
+    two = Settings(workers=2)
+    pack(source, tmp_path / "two.beton", settings=two, progress=lambda *step: done.append(step))
     assert (tmp_path / "one.beton").read_bytes() == (tmp_path / "two.beton").read_bytes()
     assert done == [(step + 1, 60) for step in range(60)]
 
@@ -256,11 +259,11 @@ def test_processes_change_no_byte(tmp_path: Path) -> None:
 def test_a_worker_that_dies_is_an_error(tmp_path: Path, monkeypatch) -> None:
     """FFCV's writer would wait for ever. The start of a worker is made to kill it."""
     source = make_folder(tmp_path / "set", {"a": 40})
-    monkeypatch.setattr(packing, "_start_worker", os.abort)
+    monkeypatch.setattr(encode, "_start_worker", os.abort)
     out = tmp_path / "out"
     out.mkdir()
     with pytest.raises(DataError, match="a process that reads images died"):
-        pack(source, out / "x.beton", workers=2)
+        pack(source, out / "x.beton", settings=Settings(workers=2))
     assert left(out) == set()
 
 
@@ -270,12 +273,13 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     out.mkdir()
     script = f"""
 import time
+from fastcl_cli.data.encode import Settings
 from fastcl_cli.data.pack import pack
 if __name__ == "__main__":
     def slowly(done, total):
         print(done, flush=True)
         time.sleep(0.1)
-    pack({str(source)!r}, {str(out / "x.beton")!r}, workers=2, progress=slowly)
+    pack({str(source)!r}, {str(out / "x.beton")!r}, settings=Settings(workers=2), progress=slowly)
 """
     file = tmp_path / "run.py"
     file.write_text(script)
@@ -331,13 +335,14 @@ def test_wrong_calls(tmp_path: Path) -> None:
         ({"quality": 0}, "quality 0: allowed is 1 to 100"),
         ({"max_side": 5}, "longest side 5: allowed is 8 to 16384"),
         ({"workers": 0}, "0 workers"),
-        ({"split": "val"}, "has no train and val folders"),
     ):
         with pytest.raises(UsageError, match=message):
-            pack(source, out, **arguments)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="has two parts"):
-        pack("digits", out)
-    with pytest.raises(DataError, match="no such folder"):
+            Settings(**arguments)
+    with pytest.raises(UsageError, match="has no train and val folders"):
+        pack(source, out, split="val")
+    with pytest.raises(UsageError, match="is not one of torchvision's sets"):
+        pack(source, out, root=tmp_path)
+    with pytest.raises(DataError, match="no such file or folder"):
         pack(tmp_path / "none", out)
     with pytest.raises(DataError, match="no such folder"):
         pack(source, tmp_path / "none" / "x.beton")
@@ -371,6 +376,123 @@ def test_flat_folder_has_no_labels(tmp_path: Path) -> None:
     assert beton.labels is None and beton.classes is None and beton.fields == ("image",)
 
 
+# Both parts of a source
+
+
+def make_tree(root: Path) -> Path:
+    make_folder(root / "train", {"ant": 2, "bee": 3, "cat": 1})
+    make_folder(root / "val", {"cat": 1, "bee": 2})
+    return root
+
+
+def test_a_tree_makes_two_files_with_one_numbering(tmp_path: Path) -> None:
+    source, out = make_tree(tmp_path / "set"), tmp_path / "out"
+    out.mkdir()
+    said: list[str] = []
+    done: list[tuple[int, int]] = []
+    reports = pack(
+        source, out / "x.beton", announce=said.append, progress=lambda *step: done.append(step)
+    )
+    assert [report.path.name for report in reports] == ["x-train.beton", "x-val.beton"]
+    assert done == [(step + 1, 9) for step in range(9)] and len(said) == 2
+    train, val = (open_beton(report.path) for report in reports)
+    assert train.labels is not None and train.labels.tolist() == [0, 0, 1, 1, 1, 2]
+    assert val.labels is not None and val.labels.tolist() == [1, 1, 2]  # its own would be 0, 0, 1
+    assert train.classes == val.classes == ("ant", "bee", "cat")
+    assert left(out) == {
+        f"x-{part}.beton{end}" for part in ("train", "val") for end in ("", ".json")
+    }
+    sources = [json.loads(sidecar_path(one.path).read_text())["source"] for one in (train, val)]
+    assert sources == [f"{source}/train", f"{source}/val"]
+
+
+def test_one_part_of_a_tree_goes_to_the_name_given(tmp_path: Path) -> None:
+    source, out = make_tree(tmp_path / "set"), tmp_path / "x.beton"
+    pack(source, tmp_path / "both.beton")
+    for part in ("train", "val"):
+        (report,) = pack(source, out, split=part)
+        assert report.path == out and report.classes == ("ant", "bee", "cat")
+        assert out.read_bytes() == (tmp_path / f"both-{part}.beton").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("x.beton", "x-val.beton"), ("x", "x-val"), ("x.v1", "x.v1-val"), (".beton", "-val.beton")],
+)
+def test_names_of_parts(name: str, expected: str) -> None:
+    assert part_path(Path("a.beton", name), "val") == Path("a.beton", expected)
+
+
+def test_a_tree_is_packed_whole_or_not_at_all(tmp_path: Path) -> None:
+    source, out = make_tree(tmp_path / "set"), tmp_path / "out"
+    out.mkdir()
+    (source / "val" / "cat" / "0.png").write_bytes(b"")
+    with pytest.raises(DataError, match=r"cat/0\.png: is empty"):
+        pack(source, out / "x.beton", settings=Settings(strict=True))
+    assert left(out) == set()
+    pack(source, out / "x.beton")
+    before = {path: path.read_bytes() for path in out.iterdir()}
+    assert len(before) == 4
+    photo(3).save(source / "train" / "ant" / "new.png")
+    with pytest.raises(DataError):
+        pack(source, out / "x.beton", settings=Settings(strict=True))
+    assert {path: path.read_bytes() for path in out.iterdir()} == before
+
+
+def test_a_part_that_cannot_get_its_name(tmp_path: Path) -> None:
+    source, out = make_tree(tmp_path / "set"), tmp_path / "out"
+    (out / "x-val.beton").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"x-val\.beton: is a folder"):
+        pack(source, out / "x.beton")
+    assert left(out) == {"x-val.beton"}
+
+
+def test_room_is_needed_for_both_parts(tmp_path: Path, monkeypatch) -> None:
+    """About 1.0 and 0.8 MB: there is room for either."""
+    usage = type("Usage", (), {"free": (16 << 20) + 1_300_000})
+    monkeypatch.setattr(packing.shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DataError, match=r"free, about 1\.\d MB needed"):
+        pack("digits", tmp_path / "x.beton")
+    assert left(tmp_path) == set()
+    for part in ("train", "val"):
+        pack("digits", tmp_path / "x.beton", split=part)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda root: (root / "val" / "cat").rename(root / "val" / "wasp"), "class 'wasp' is not"),
+        (lambda root: (root / "val").rename(root / "test"), "has train and test folders, but no"),
+        (lambda root: [
+            path.rename(root / "val" / f"{path.parent.name}{path.name}")
+            for path in list((root / "val").glob("*/*.png"))
+        ], r"val: has no class folders, but train has"),
+    ],
+)  # fmt: skip
+def test_trees_that_do_not_fit(tmp_path: Path, change, message: str) -> None:
+    source = make_tree(tmp_path / "set")
+    change(source)
+    for split in (None, "val"):
+        with pytest.raises(DataError, match=message):
+            pack(source, tmp_path / "x.beton", split=split)
+    assert left(tmp_path) == {"set"}
+
+
+def test_a_tree_with_train_alone(tmp_path: Path) -> None:
+    make_folder(tmp_path / "set" / "train", {"ant": 1, "bee": 1})
+    (report,) = pack(tmp_path / "set", tmp_path / "x.beton")
+    assert report.path == tmp_path / "x.beton" and report.classes == ("ant", "bee")
+    with pytest.raises(UsageError, match="has no val part"):
+        pack(tmp_path / "set", tmp_path / "x.beton", split="val")
+
+
+def test_both_parts_of_the_digits(tmp_path: Path) -> None:
+    reports = pack("digits", tmp_path / "x.beton")
+    assert [report.images for report in reports] == [1000, 797]
+    pack("digits", tmp_path / "one.beton", split="val")
+    assert (tmp_path / "one.beton").read_bytes() == (tmp_path / "x-val.beton").read_bytes()
+
+
 # Data sets by name
 
 
@@ -380,10 +502,8 @@ def said() -> list[str]:
 
 
 def test_train_and_val_are_kept_apart(tmp_path: Path, said: list[str]) -> None:
-    make_folder(tmp_path / "set" / "train", {"ant": 2, "bee": 3, "cat": 1})
-    make_folder(tmp_path / "set" / "val", {"bee": 2, "cat": 1})
     cache = tmp_path / "cache"
-    data = str(tmp_path / "set")
+    data = str(make_tree(tmp_path / "set"))
     train, val = (open_split(data, split, cache=cache, announce=said.append)
                   for split in ("train", "val"))  # fmt: skip
     assert train.labels is not None and train.labels.tolist() == [0, 0, 1, 1, 1, 2]
@@ -439,9 +559,15 @@ def test_a_beton_trains_only(tmp_path: Path, said: list[str]) -> None:
 
 
 def test_unknown_data(tmp_path: Path, said: list[str]) -> None:
-    with pytest.raises(DataError, match="no such file or folder") as caught:
-        open_split("digit", "train", cache=tmp_path, announce=said.append)
-    assert "digits" in caught.value.help
+    for wrong, meant in (("digit", "digits"), ("cifar10", "CIFAR10"), ("Flower", "Flowers102")):
+        with pytest.raises(DataError, match="no data set of that name") as caught:
+            open_split(wrong, "train", cache=tmp_path, announce=said.append)
+        assert caught.value.help.startswith(f"did you mean {meant}? ")
+        with pytest.raises(DataError, match="no data set of that name"):
+            pack(wrong, tmp_path / "x.beton")
+    with pytest.raises(DataError) as caught:
+        open_split("sets/nothing/near", "train", cache=tmp_path, announce=said.append)
+    assert caught.value.help.startswith("name a beton, an image folder, or one of digits, ")
 
 
 def test_digits(tmp_path: Path, said: list[str]) -> None:
@@ -454,8 +580,8 @@ def test_digits(tmp_path: Path, said: list[str]) -> None:
     labels = np.concatenate([part.labels for part in parts])
     assert np.array_equal(labels, content.target) and parts[0].classes == tuple("0123456789")
     assert (parts[0].heights == 32).all() and (parts[1].widths == 32).all()
-    images, _ = digits("val")
-    small = np.asarray(images[5].resize((8, 8), Image.Resampling.BOX))[..., 0] / 255 * 16
+    image = Image.fromarray(digits("val").image(5))
+    small = np.asarray(image.resize((8, 8), Image.Resampling.BOX)) / 255 * 16
     assert np.corrcoef(small.ravel(), content.images[1005].ravel())[0, 1] > 0.97
 
 

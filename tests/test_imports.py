@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "fastcl_cli"
-HEAVY = ("torch", "timm", "ffcv", "numba", "cv2", "numpy", "safetensors", "sklearn")
+HEAVY = (
+    "torch", "torchvision", "timm", "ffcv", "numba", "cv2", "numpy", "scipy", "safetensors",
+    "sklearn",
+)  # fmt: skip
 SCHEDULE_HALF = (
     "__init__ __main__ errors events units plan cost config estimate devices vit_table cli"
 )
@@ -85,6 +88,8 @@ def home(path: Path) -> str:
         ("typer", ("cli.py",)),
         ("lark", ("schedule/parser.py",)),
         ("ffcv", ("data/",)),
+        ("torchvision", ("data/",)),
+        ("pickle", ("data/cifar.py",)),
     ],
 )
 def test_a_library_has_one_home(library: str, allowed: tuple[str, ...]) -> None:

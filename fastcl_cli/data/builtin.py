@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Literal
 
 import numpy as np
 from PIL import Image
 
+from fastcl_cli.data.images import Arrays
 from fastcl_cli.errors import MissingLibraryError
 
 BUILTIN = ("digits",)
@@ -15,10 +15,10 @@ _DIGITS_TRAIN = 1000
 _DIGITS_SIDE = 32
 
 
-def digits(split: Literal["train", "val"]) -> tuple[list[Image.Image], list[int]]:
+def digits(split: Literal["train", "val"]) -> Arrays:
     """The 1,797 digits of 8 x 8 pixels, in file order: the first 1,000 train, 797 are held out.
 
-    Pixels 0..16 become 0..255; enlarged to 32 x 32, bicubic, RGB.
+    Pixels 0..16 become 0..255; enlarged to 32 x 32, bicubic.
 
     Raises:
         MissingLibraryError: scikit-learn is not installed.
@@ -31,11 +31,12 @@ def digits(split: Literal["train", "val"]) -> tuple[list[Image.Image], list[int]
         ) from error
     content = load_digits()
     rows = slice(None, _DIGITS_TRAIN) if split == "train" else slice(_DIGITS_TRAIN, None)
-    pixels = np.rint(content.images[rows] * (255 / 16)).astype(np.uint8)
-    return list(_enlarge(pixels)), [int(label) for label in content.target[rows]]
-
-
-def _enlarge(pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> Iterator[Image.Image]:
+    small = np.rint(content.images[rows] * (255 / 16)).astype(np.uint8)
     size = (_DIGITS_SIDE, _DIGITS_SIDE)
-    for image in pixels:
-        yield Image.fromarray(image).resize(size, Image.Resampling.BICUBIC).convert("RGB")
+    pixels = [Image.fromarray(image).resize(size, Image.Resampling.BICUBIC) for image in small]
+    return Arrays(
+        files=tuple(f"digits/{split}/{row}" for row in range(len(pixels))),
+        pixels=np.stack([np.asarray(image) for image in pixels]),
+        labels=tuple(int(label) for label in content.target[rows]),
+        classes=tuple(str(digit) for digit in range(10)),
+    )

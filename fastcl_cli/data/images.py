@@ -10,6 +10,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from fastcl_cli.errors import DataError
@@ -38,6 +39,35 @@ class Folder:
         """The same folder with some of its files."""
         labels = None if self.labels is None else tuple(self.labels[row] for row in rows)
         return Folder(self.root, tuple(self.files[row] for row in rows), labels, self.classes)
+
+    def image(self, row: int) -> Path:
+        """Where an image lies, for `load_rgb`."""
+        return self.root / self.files[row]
+
+
+@dataclass(frozen=True, eq=False)
+class Arrays:
+    """Images held in memory, as small data sets come.
+
+    Attributes:
+        files: what each image is called, as it has no file of its own.
+        pixels: uint8 (N, height, width) grey or (N, height, width, 3) RGB.
+        labels: the class of each image, or None.
+        classes: the names of the classes 0, 1, ..., or None without labels.
+    """
+
+    files: tuple[str, ...]
+    pixels: NDArray[np.uint8]
+    labels: tuple[int, ...] | None
+    classes: tuple[str, ...] | None
+
+    def image(self, row: int) -> NDArray[np.uint8]:
+        """An image's pixels, for `load_rgb`."""
+        pixels: NDArray[np.uint8] = self.pixels[row]
+        return pixels
+
+
+ImageSet = Folder | Arrays
 
 
 def list_folder(root: Path, classes: Sequence[str] | None = None) -> Folder:
@@ -116,15 +146,25 @@ class BadImageError(Exception):
     """An image that cannot be used; the text says why, in a few words."""
 
 
-def load_rgb(path: Path, max_side: int) -> Image.Image:
-    """Decode an image file to 8-bit RGB, its long side at most ``max_side``.
+def load_rgb(image: Path | NDArray[np.uint8], max_side: int) -> Image.Image:
+    """Decode an image file, or take pixels, to 8-bit RGB, its long side at most ``max_side``.
 
     The first frame; turned as its EXIF orientation says; transparency on white; 16 bits scaled to
     8; palettes, grey, CMYK and the like converted.
 
+    Args:
+        image: a file, or uint8 (height, width) or (height, width, 3).
+        max_side: in pixels.
+
     Raises:
         BadImageError: it is empty, damaged, too large, or of a kind that has no plain RGB.
     """
+    if isinstance(image, Path):
+        return _load_file(image, max_side)
+    return _to_rgb(Image.fromarray(image), max_side)
+
+
+def _load_file(path: Path, max_side: int) -> Image.Image:
     try:
         data = path.read_bytes()
     except OSError as error:

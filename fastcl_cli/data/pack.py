@@ -1,4 +1,4 @@
-"""From image files to a beton: decoded, made plain RGB, encoded again, checked, then renamed.
+"""From images to a beton: decoded, made plain RGB, encoded again, checked, then renamed.
 
 Nothing but a finished file ever bears the final name, and a failure or an interrupt leaves nothing
 behind. Images are read by processes of their own, so one that crashes its decoder ends in an
@@ -9,40 +9,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import secrets
 import shutil
-import signal
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
-from io import BytesIO
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from typing import Any, Literal
-
-from PIL import Image
 
 from fastcl_cli.data.beton import SIDECAR_VERSION, open_beton, sidecar_path
-from fastcl_cli.data.builtin import BUILTIN, digits
-from fastcl_cli.data.images import BadImageError, Folder, list_folder, load_rgb
+from fastcl_cli.data.encode import Settings, encode, encode_all, interrupts_held
+from fastcl_cli.data.images import ImageSet, list_folder
+from fastcl_cli.data.parts import Split, folder_part, is_name, named_part, splits_of
+from fastcl_cli.data.torchvision_table import SETS
 from fastcl_cli.data.writer import BetonWriter, page_size
 from fastcl_cli.errors import DataError, UsageError
 from fastcl_cli.files import sync
 
-MAX_SIDE = 384
-QUALITY = 90
-_GROUP = 16
-"""Images per task sent to a process."""
 _SAMPLE = 24
 """Images encoded beforehand to foresee the size of the file."""
 _SPARE_BYTES = 16 << 20
 
-Split = Literal["train", "val"]
+_Progress = Callable[[int, int], None]
+_Announce = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -65,13 +53,12 @@ class PackReport:
 
 
 @dataclass(frozen=True)
-class _Encoded:
-    """One image as it will be stored; ``jpeg`` is empty where ``reason`` says why not."""
+class Part:
+    """Images, the file that they go to, and where they are from, for the sidecar."""
 
-    jpeg: bytes
-    height: int
-    width: int
-    reason: str
+    images: ImageSet
+    out: Path
+    source: str
 
 
 def pack(
@@ -79,268 +66,186 @@ def pack(
     out: str | Path,
     *,
     split: Split | None = None,
-    classes: Sequence[str] | None = None,
-    max_side: int = MAX_SIDE,
-    quality: int = QUALITY,
-    workers: int = 1,
-    strict: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    announce: Callable[[str], None] | None = None,
-) -> PackReport:
-    """Write a beton, and its JSON sidecar beside it.
+    root: Path | None = None,
+    settings: Settings | None = None,
+    progress: _Progress | None = None,
+    announce: _Announce | None = None,
+) -> tuple[PackReport, ...]:
+    """Write a beton, and its JSON sidecar beside it; one for each part of what has two.
 
     Args:
-        source: an image folder (one subfolder per class, or flat: no labels), or the name of a
-            built-in data set.
-        out: the file to write; an existing one is replaced when the new one is complete.
-        split: which part, where the source has two (``train`` and ``val`` subfolders, or a
-            built-in set).
-        classes: names that number the labels, by default the sorted subfolders.
-        max_side: longest side stored, in pixels; larger images are resized (bicubic, antialiased).
-        quality: of the JPEGs, 1 to 100.
-        workers: processes that read images.
-        strict: fail on the first unreadable image instead of leaving it out.
+        source: an image folder (one subfolder per class, or flat: no labels; or ``train`` and
+            ``val`` with the same in each), or the name of a built-in or torchvision set.
+        out: the file to write; an existing one is replaced when the new one is complete. Two parts
+            go to the names that `part_path` makes of it, together or not at all.
+        split: pack this part alone, to ``out`` itself.
+        root: where a torchvision set lies, or is downloaded to; by default in the cache.
+        settings: how images are stored and read.
         progress: called with the images done and their total.
-        announce: called with a line about the size to expect.
+        announce: called with lines about the size to expect, downloads and splits.
 
     Raises:
-        UsageError: an argument is out of range.
-        DataError: no image can be read, one cannot and ``strict`` is set, a worker crashed, or
-            there is no room or no permission to write.
+        UsageError: the source has no such part, or takes no ``root``.
+        DataError: there is no such source, no image can be read, one cannot and ``strict`` is
+            set, a worker crashed, or there is no room or no permission to write.
+        MissingLibraryError: the library that has a named set is not installed.
     """
-    if not 1 <= quality <= 100:
-        raise UsageError(f"quality {quality}: allowed is 1 to 100")
-    if not 8 <= max_side <= 16384:
-        raise UsageError(f"longest side {max_side}: allowed is 8 to 16384 pixels")
-    if workers < 1:
-        raise UsageError(f"{workers} workers: at least 1 is needed")
-    source_name = str(source)
-    if not Path(source).exists() and source_name in BUILTIN:
-        return _pack_builtin(source_name, split, Path(out), max_side, quality, progress)
-    folder = list_folder(split_folder(Path(source), split), classes)
-    return pack_folder(
-        folder, Path(out), source=source_name, max_side=max_side, quality=quality,
-        workers=workers, strict=strict, progress=progress, announce=announce,
-    )  # fmt: skip
-
-
-def has_splits(root: Path) -> bool:
-    """Whether a folder's subfolders are ``train`` and ``val`` rather than classes."""
-    return (root / "train").is_dir() and (root / "val").is_dir()
-
-
-def split_folder(root: Path, split: Split | None) -> Path:
-    """The folder to pack: ``root`` itself, or its part named ``split``."""
-    if has_splits(root):
-        if split is None:
-            raise UsageError(
-                f"{root}: has both train and val in it; pack them one by one",
-                f"name {root / 'train'} or {root / 'val'}",
+    source, out, announce = str(source), Path(out), announce or (lambda line: None)
+    splits = splits_of(source)
+    if split is not None and split not in splits:
+        has = f"has no {split} part" if splits else "has no train and val folders"
+        raise UsageError(f"{source}: {has} to choose with --split {split}", "leave it out")
+    if root is not None and not (is_name(source) and source in SETS):
+        raise UsageError(
+            f"{source}: is not one of torchvision's sets, which alone have a --root", "leave it out"
+        )
+    chosen = (split,) if split else splits
+    if not chosen:
+        parts = [Part(list_folder(Path(source)), out, source)]
+    else:
+        outs = [out] if len(chosen) == 1 else [part_path(out, part) for part in chosen]
+        parts = [
+            Part(
+                named_part(source, part, root, announce)
+                if is_name(source)
+                else folder_part(Path(source), part, announce),
+                path,
+                f"{source}/{part}",
             )
-        return root / split
-    if split is not None and root.is_dir():
-        raise UsageError(f"{root}: has no train and val folders to choose {split!r} from")
-    return root
+            for part, path in zip(chosen, outs, strict=True)
+        ]
+        _need_same_classes(parts)
+    return pack_parts(parts, settings or Settings(), progress, announce)
 
 
-def pack_folder(
-    folder: Folder,
-    out: Path,
-    *,
-    source: str,
-    max_side: int = MAX_SIDE,
-    quality: int = QUALITY,
-    workers: int = 1,
-    strict: bool = False,
-    progress: Callable[[int, int], None] | None = None,
-    announce: Callable[[str], None] | None = None,
-) -> PackReport:
-    """`pack` for a folder that has been listed."""
-    _check_room(folder, out, max_side, quality, announce)
-    encoded = _encode_all(folder, max_side, quality, workers)
-    return _write(
-        encoded, folder.files, folder.labels, folder.classes, out, source,
-        max_side, quality, strict, progress,
-    )  # fmt: skip
+def part_path(out: Path, split: Split) -> Path:
+    """Where one part of two goes: ``OUT-train.beton`` beside ``OUT.beton``."""
+    stem = out.name.removesuffix(".beton")
+    return out.with_name(f"{stem}-{split}{out.name[len(stem) :]}")
 
 
-def _pack_builtin(
-    name: str, split: Split | None, out: Path, max_side: int, quality: int,
-    progress: Callable[[int, int], None] | None,
-) -> PackReport:  # fmt: skip
-    if split is None:
-        raise UsageError(f"{name}: has two parts", "name one of them: train or val")
-    images, labels = digits(split)
-    encoded = (_encode(image, quality) for image in images)
-    files = [f"{name}/{split}/{index}" for index in range(len(images))]
-    classes = tuple(str(digit) for digit in range(10))
-    return _write(
-        encoded, files, labels, classes, out, f"{name}/{split}",
-        max_side, quality, True, progress,
-    )  # fmt: skip
+def _need_same_classes(parts: Sequence[Part]) -> None:
+    """Raise a DataError where the labels of two parts do not mean the same."""
+    first = parts[0]
+    for part in parts[1:]:
+        if part.images.classes != first.images.classes:
+            different = set(part.images.classes or ()) ^ set(first.images.classes or ())
+            raise DataError(
+                f"{part.source}: its classes are not those of {first.source}: they differ in "
+                f"{min(different, default='their order')!r}",
+                "look whether files of the set are missing",
+            )
 
 
-def _write(
-    encoded: Iterator[_Encoded],
-    files: Sequence[str],
-    labels: Sequence[int] | None,
-    classes: tuple[str, ...] | None,
-    out: Path,
-    source: str,
-    max_side: int,
-    quality: int,
-    strict: bool,
-    progress: Callable[[int, int], None] | None,
-) -> PackReport:
-    """Write, check and rename; remove what was written where any of that fails."""
-    part = out.with_name(f".{out.name}.{secrets.token_hex(4)}.part")
-    side_part = sidecar_path(part)
+def pack_parts(
+    parts: Sequence[Part],
+    settings: Settings,
+    progress: _Progress | None = None,
+    announce: _Announce | None = None,
+) -> tuple[PackReport, ...]:
+    """`pack` for images that have been listed: all files are complete before one gets its name."""
+    _check_room(parts, settings, announce)
+    token = secrets.token_hex(4)
+    unnamed = [part.out.with_name(f".{part.out.name}.{token}.part") for part in parts]
+    total = sum(len(part.images.files) for part in parts)
+    reports: list[PackReport] = []
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        if progress:
+            progress(done, total)
+
+    part = parts[0]
+    try:
+        for part, path in zip(parts, unnamed, strict=True):
+            reports.append(_write(part, path, settings, count))
+        with interrupts_held():
+            for part, path in zip(parts, unnamed, strict=True):
+                sidecar_path(path).replace(sidecar_path(part.out))
+                path.replace(part.out)
+        sync(part.out.parent)
+    except OSError as error:
+        raise DataError(f"{part.out}: cannot be written: {error.strerror or error}") from error
+    finally:
+        for path in unnamed:
+            for file in (path, sidecar_path(path)):
+                with suppress(OSError):
+                    file.unlink()
+    return tuple(reports)
+
+
+def _write(part: Part, path: Path, settings: Settings, count: Callable[[], None]) -> PackReport:
+    """Write a beton and its sidecar under a temporary name, and check it."""
+    images = part.images
     skipped: list[Skipped] = []
     digests: list[str] = []
+    labelled = images.labels is not None
+    with (
+        closing(encode_all(images, settings)) as encoded,
+        BetonWriter(path, len(images.files), labelled, page_size(settings.max_side)) as writer,
+    ):
+        for row, image in enumerate(encoded):
+            name = images.files[row]
+            if image.reason:
+                if settings.strict:
+                    raise DataError(
+                        f"{name}: {image.reason}", "mend or remove it, or leave --strict"
+                    )
+                skipped.append(Skipped(name, image.reason))
+            else:
+                label = 0 if images.labels is None else images.labels[row]
+                writer.add(image.jpeg, image.height, image.width, label)
+                digests.append(hashlib.blake2b(image.jpeg, digest_size=8).hexdigest())
+            count()
+        if not writer.count:
+            raise DataError(
+                f"{part.source}: none of its {len(images.files)} images can be read; "
+                f"{skipped[0].path} {skipped[0].reason}"
+            )
+        writer.finish()
+    checked = open_beton(path)
+    sidecar = {
+        "schema_version": SIDECAR_VERSION,
+        "identity": checked.identity,
+        "source": part.source,
+        "settings": {"max_side": settings.max_side, "quality": settings.quality},
+        "images": checked.images,
+        "classes": images.classes,
+        "skipped": [asdict(item) for item in skipped],
+        "digests": digests,
+    }
+    sidecar_path(path).write_text(json.dumps(sidecar, indent=1), encoding="utf-8")
+    sync(sidecar_path(path))
+    size = path.stat().st_size
+    return PackReport(part.out, checked.images, images.classes, size, tuple(skipped))
+
+
+def _check_room(parts: Sequence[Part], settings: Settings, announce: _Announce | None) -> None:
+    """Foresee the sizes from samples, say them, and refuse where the disk has less."""
+    folder = parts[0].out.parent
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such folder", "make it first")
+    expected = 0
+    for part in parts:
+        if part.out.is_dir():
+            raise DataError(f"{part.out}: is a folder", "name the file to write")
+        count = len(part.images.files)
+        rows = range(0, count, max(1, count // _SAMPLE))[:_SAMPLE]
+        sizes = [len(encode(part.images.image(row), settings).jpeg) for row in rows]
+        readable = [size for size in sizes if size]
+        size = int(sum(readable) / max(1, len(readable)) * count * 1.1)
+        expected += size
+        if announce:
+            announce(f"packing {count:,} images into {part.out} (about {_megabytes(size)})")
     try:
-        with BetonWriter(part, len(files), labels is not None, page_size(max_side)) as writer:
-            for row, image in enumerate(encoded):
-                if image.reason:
-                    if strict:
-                        raise DataError(
-                            f"{files[row]}: {image.reason}", "mend or remove it, or leave --strict"
-                        )
-                    skipped.append(Skipped(files[row], image.reason))
-                else:
-                    label = 0 if labels is None else labels[row]
-                    writer.add(image.jpeg, image.height, image.width, label)
-                    digests.append(hashlib.blake2b(image.jpeg, digest_size=8).hexdigest())
-                if progress:
-                    progress(row + 1, len(files))
-            if not writer.count:
-                raise DataError(
-                    f"{source}: none of its {len(files)} images can be read; "
-                    f"{skipped[0].path} {skipped[0].reason}"
-                )
-            writer.finish()
-        checked = open_beton(part)
-        sidecar = {
-            "schema_version": SIDECAR_VERSION,
-            "identity": checked.identity,
-            "source": source,
-            "settings": {"max_side": max_side, "quality": quality},
-            "images": checked.images,
-            "classes": classes,
-            "skipped": [asdict(item) for item in skipped],
-            "digests": digests,
-        }
-        side_part.write_text(json.dumps(sidecar, indent=1), encoding="utf-8")
-        sync(side_part)
-        size = part.stat().st_size
-        side_part.replace(sidecar_path(out))
-        part.replace(out)
-        sync(out.parent)
+        free = shutil.disk_usage(folder).free
     except OSError as error:
-        raise DataError(f"{out}: cannot be written: {error.strerror or error}") from error
-    finally:
-        if hasattr(encoded, "close"):
-            encoded.close()
-        for path in (part, side_part):
-            with suppress(OSError):
-                path.unlink()
-    return PackReport(out, checked.images, classes, size, tuple(skipped))
-
-
-def _encode(image: Image.Image, quality: int) -> _Encoded:
-    buffer = BytesIO()
-    image.save(buffer, "JPEG", quality=quality)
-    return _Encoded(buffer.getvalue(), image.height, image.width, "")
-
-
-def _encode_file(path: Path, max_side: int, quality: int) -> _Encoded:
-    try:
-        return _encode(load_rgb(path, max_side), quality)
-    except BadImageError as error:
-        return _Encoded(b"", 0, 0, str(error))
-
-
-def _encode_group(paths: Sequence[Path], max_side: int, quality: int) -> list[_Encoded]:
-    return [_encode_file(path, max_side, quality) for path in paths]
-
-
-def _encode_all(folder: Folder, max_side: int, quality: int, workers: int) -> Iterator[_Encoded]:
-    """Every image of the folder, in order."""
-    paths = [folder.root / name for name in folder.files]
-    groups = [paths[start : start + _GROUP] for start in range(0, len(paths), _GROUP)]
-    if workers == 1 or len(groups) == 1:
-        for path in paths:
-            yield _encode_file(path, max_side, quality)
-        return
-    # New interpreters, not forks: a fork of a process with torch's threads may hang.
-    context = get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(groups)), context, _start_worker)
-    waiting: deque[tuple[Sequence[Path], Future[Any]]] = deque()
-    try:
-        for group in groups:
-            with _interrupts_held():
-                waiting.append((group, pool.submit(_encode_group, group, max_side, quality)))
-            if len(waiting) >= 4 * workers:
-                yield from _result(*waiting.popleft())
-        while waiting:
-            yield from _result(*waiting.popleft())
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
-@contextmanager
-def _interrupts_held() -> Iterator[None]:
-    """Hold back Ctrl-C for a moment: a process started meanwhile never sees it, this one does."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def _start_worker() -> None:
-    """End with the parent, however it ends."""
-    parent = parent_process()
-    assert parent is not None
-
-    def end_with_parent() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=end_with_parent, daemon=True).start()
-
-
-def _result(group: Sequence[Path], future: Future[list[_Encoded]]) -> list[_Encoded]:
-    try:
-        return future.result()
-    except BrokenProcessPool as error:
-        raise DataError(
-            f"a process that reads images died, at or after {group[0]}",
-            "look for an image there that crashes its decoder, or for too little memory",
-        ) from error
-
-
-def _check_room(
-    folder: Folder, out: Path, max_side: int, quality: int, announce: Callable[[str], None] | None
-) -> None:
-    """Foresee the size from a sample, say it, and refuse where the disk has less."""
-    if not out.parent.is_dir():
-        raise DataError(f"{out.parent}: no such folder", "make it first")
-    step = max(1, len(folder.files) // _SAMPLE)
-    sizes = [
-        len(_encode_file(folder.root / name, max_side, quality).jpeg)
-        for name in folder.files[::step][:_SAMPLE]
-    ]
-    readable = [size for size in sizes if size]
-    expected = int(sum(readable) / max(1, len(readable)) * len(folder.files) * 1.1)
-    try:
-        free = shutil.disk_usage(out.parent).free
-    except OSError as error:
-        raise DataError(f"{out.parent}: cannot be read: {error.strerror}") from error
-    if announce:
-        announce(f"packing {len(folder.files):,} images into {out} (about {_megabytes(expected)})")
+        raise DataError(f"{folder}: cannot be read: {error.strerror}") from error
     if free < expected + _SPARE_BYTES:
         raise DataError(
-            f"{out.parent}: {_megabytes(free)} free, about {_megabytes(expected)} needed",
+            f"{folder}: {_megabytes(free)} free, about {_megabytes(expected)} needed",
             "free some space, choose another folder, or a smaller longest side or quality",
         )
 

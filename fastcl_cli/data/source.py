@@ -3,37 +3,26 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
-
 from fastcl_cli.data.beton import Beton, open_beton
-from fastcl_cli.data.builtin import BUILTIN
+from fastcl_cli.data.encode import MAX_SIDE, QUALITY, Settings
 from fastcl_cli.data.images import Folder, list_folder
-from fastcl_cli.data.pack import (
-    MAX_SIDE,
-    QUALITY,
-    PackReport,
+from fastcl_cli.data.pack import PackReport, Part, pack_parts
+from fastcl_cli.data.parts import (
     Split,
-    has_splits,
-    pack,
-    pack_folder,
+    cache_folder,
+    folder_part,
+    is_name,
+    named_part,
+    splits_of,
+    unknown,
 )
 from fastcl_cli.errors import DataError
 
 _CACHE_FORMAT = 1
 """Part of every cache key: raise it when packing the same images gives another file."""
-_HELD_OUT = 5
-"""One image in five validates where a labelled set comes alone."""
-
-
-def cache_folder() -> Path:
-    """Where packed data is kept: $FASTCL_CACHE, or ``fastcl`` in the user's cache folder."""
-    if own := os.environ.get("FASTCL_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastcl"
 
 
 def open_split(
@@ -48,10 +37,9 @@ def open_split(
     """Open the training or the validation part of a data set.
 
     Args:
-        data: a beton (training only), an image folder, or a built-in name; a path wins over a
-            name. A folder's ``train`` and ``val`` subfolders are kept apart; a labelled folder
-            without them is split 80/20 within each class; an unlabelled one trains only.
-        cache: where to keep what is packed; `cache_folder` by default.
+        data: a beton (training only), an image folder (see `folder_part`), or the name of a
+            built-in or torchvision set (see `named_part`); a path wins over a name.
+        cache: where to keep what is packed, and downloaded; `cache_folder` by default.
         announce: called with a line whenever something is packed or split.
         workers: processes that read images.
         progress: called with images packed and their total.
@@ -68,20 +56,19 @@ def open_split(
                 "name a folder with train/ and val/, or both files: --train A.beton --val B.beton",
             )
         return open_beton(path)
+    settings = Settings(workers=workers)
     if path.is_dir():
-        folder = _folder(path, split, announce)
-        return _open_folder(path, split, folder, cache, announce, workers, progress)
-    if data in BUILTIN:
+        folder = folder_part(path, split, announce)
+        return _open_folder(path, split, folder, settings, cache, announce, progress)
+    if is_name(data):
 
-        def pack_builtin(out: Path) -> PackReport:
-            announce(f"packing {data} ({split}) into {out}")
-            return pack(data, out, split=split, progress=progress)
+        def pack_named(out: Path) -> PackReport:
+            images = named_part(data, split, cache / "torchvision", announce)
+            part = Part(images, out, f"{data}/{split}")
+            return pack_parts([part], settings, progress, announce)[0]
 
-        return _open_cached(cache, f"{data}-{split}", _settings_key(), pack_builtin, announce)
-    raise DataError(
-        f"{data}: no such file or folder",
-        f"name a beton, an image folder, or a built-in data set: {', '.join(BUILTIN)}",
-    )
+        return _open_cached(cache, f"{data}-{split}", _settings_key(), pack_named, announce)
+    raise unknown(data)
 
 
 def open_judging(
@@ -93,7 +80,7 @@ def open_judging(
     progress: Callable[[int, int], None] | None = None,
 ) -> Beton:
     """Open labelled images that nothing trains on: a beton, all of a folder with one subfolder per
-    class, or the validation part of a folder or built-in name that has one.
+    class, or the validation part of a folder or a named set that has one.
 
     Args:
         classes: the training set's, which a folder's labels are numbered by; None: its own.
@@ -105,9 +92,9 @@ def open_judging(
     path = Path(data)
     if path.is_file():
         return open_beton(path)
-    if path.is_dir() and not has_splits(path):
-        folder = list_folder(path, classes)
-        return _open_folder(path, "all", folder, cache_folder(), announce, workers, progress)
+    if path.is_dir() and not splits_of(data):
+        folder, settings = list_folder(path, classes), Settings(workers=workers)
+        return _open_folder(path, "all", folder, settings, cache_folder(), announce, progress)
     return open_split(data, "val", announce=announce, workers=workers, progress=progress)
 
 
@@ -115,62 +102,15 @@ def _open_folder(
     path: Path,
     part: str,
     folder: Folder,
+    settings: Settings,
     cache: Path,
     announce: Callable[[str], None],
-    workers: int,
     progress: Callable[[int, int], None] | None,
 ) -> Beton:
     def pack_it(out: Path) -> PackReport:
-        return pack_folder(
-            folder, out, source=str(path), workers=workers, progress=progress, announce=announce
-        )
+        return pack_parts([Part(folder, out, str(path))], settings, progress, announce)[0]
 
     return _open_cached(cache, f"{path.resolve().name}-{part}", _key(folder), pack_it, announce)
-
-
-def _folder(root: Path, split: Split, announce: Callable[[str], None]) -> Folder:
-    """The files of one part of an image folder, with the training set's class numbers."""
-    if has_splits(root):
-        train = list_folder(root / "train")
-        return train if split == "train" else list_folder(root / "val", train.classes)
-    if (root / "train").is_dir() and not any(
-        child.is_dir() for child in root.iterdir() if child.name != "train"
-    ):
-        if split == "val":
-            raise DataError(f"{root}: has train but no val", f"make {root / 'val'}")
-        return list_folder(root / "train")
-    folder = list_folder(root)
-    if folder.labels is None:
-        if split == "val":
-            raise DataError(
-                f"{root}: has no labels, so it trains only",
-                "for validation, put each class into its own subfolder",
-            )
-        return folder
-    chosen = _stratified(folder, split)
-    announce(
-        f"{root}: has no train and val folders: split 80/20 within each class; "
-        f"{len(chosen):,} of {len(folder.files):,} images are for {split}"
-    )
-    return folder.select(chosen)
-
-
-def _stratified(folder: Folder, split: Split) -> list[int]:
-    """Rows of one part: a fifth of every class (rounded down, in random order) validates."""
-    assert folder.labels is not None
-    labels = np.asarray(folder.labels)
-    held_out = np.zeros(len(labels), bool)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        shuffled = np.random.default_rng([0, int(label)]).permutation(rows)
-        held_out[shuffled[: len(rows) // _HELD_OUT]] = True
-    rows = np.flatnonzero(held_out if split == "val" else ~held_out)
-    if not len(rows):
-        raise DataError(
-            f"{folder.root}: has fewer than {_HELD_OUT} images in every class: nothing to hold out",
-            "make train and val folders",
-        )
-    return [int(row) for row in rows]
 
 
 def _settings_key() -> hashlib.blake2b:

@@ -11,7 +11,7 @@ from typing import Any
 from fastcl_cli import __version__
 from fastcl_cli.checkpoint import load_backbone
 from fastcl_cli.data.beton import Beton, open_beton
-from fastcl_cli.data.pack import Split
+from fastcl_cli.data.parts import Split
 from fastcl_cli.data.source import open_split
 from fastcl_cli.errors import UsageError
 from fastcl_cli.evaluate.bench import LR_PER_BATCH, Bench, Row
@@ -77,7 +77,7 @@ def open_probe_data(
         return open_beton(train), open_beton(val)
     raise UsageError(
         "probe needs labelled data",
-        "give --data with a built-in name or a folder with train/ and val/, "
+        "give --data with a set by name or a folder with train/ and val/, "
         "or both --train and --val with a beton each",
     )
 

@@ -75,7 +75,7 @@ _SPECS = (
         '"PATH"|digits',
         read.read_data,
         _all(NONE),
-        "a beton file, an image folder, or the built-in digits",
+        'a beton file, an image folder or (as in "CIFAR10") a set by name; or the built-in digits',
     ),
     SettingSpec(
         "val",

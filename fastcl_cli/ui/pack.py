@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from fastcl_cli.extras import available_cores, need_train
 from fastcl_cli.ui.console import stderr, stdout
 from fastcl_cli.ui.progress import progress_bar
+
+if TYPE_CHECKING:
+    from fastcl_cli.data.pack import PackReport
 
 SHOWN = 20
 """Skipped images that are listed one by one."""
@@ -17,27 +20,28 @@ def run(
     source: str,
     out: Path,
     split: Literal["train", "val"] | None,
+    root: Path | None,
     max_side: int,
     quality: int,
     workers: int | None,
     strict: bool,
 ) -> None:
-    """Pack a source into a beton and say what was written; the options are those of the command."""
+    """Pack a source and say what was written; the options are those of the command."""
     need_train()
+    from fastcl_cli.data.encode import Settings
     from fastcl_cli.data.pack import pack
 
+    settings = Settings(max_side, quality, workers or available_cores(), strict)
     with progress_bar("packing") as progress:
-        report = pack(
-            source,
-            out,
-            split=split,
-            max_side=max_side,
-            quality=quality,
-            workers=workers or available_cores(),
-            strict=strict,
-            progress=progress,
-            announce=stderr().print,
-        )
+        reports = pack(
+            source, out, split=split, root=root, settings=settings, progress=progress,
+            announce=lambda line: stderr().print(line, soft_wrap=True),
+        )  # fmt: skip
+    for report in reports:
+        _show(report)
+
+
+def _show(report: PackReport) -> None:
     for skipped in report.skipped[:SHOWN]:
         stderr().print(f"skipped {skipped.path}: {skipped.reason}", soft_wrap=True)
     if len(report.skipped) > SHOWN:

@@ -12,27 +12,34 @@ from fastcl_cli.ui.console import stderr
 
 @contextmanager
 def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for work in stages that reports (what it is at, done, total); each starts anew."""
+    """A bar for work in stages that reports (what it is at, done, total); each starts anew.
+
+    It holds the screen from the first report on: a download before that shows a bar of its own.
+    """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = stderr()
-    with Progress(
+    bar = Progress(
         *columns,
         TimeRemainingColumn(),
         console=console,
         transient=True,
         disable=not console.is_terminal,
-    ) as bar:
-        task = bar.add_task("", total=None, visible=False)
-        current = ""
+    )
+    task = bar.add_task("", total=None, visible=False)
+    current = ""
 
-        def report(text: str, done: int, total: int) -> None:
-            nonlocal current
-            if text != current:
-                current = text
-                bar.reset(task, description=text, visible=True)
-            bar.update(task, completed=done, total=total)
+    def report(text: str, done: int, total: int) -> None:
+        nonlocal current
+        bar.start()
+        if text != current:
+            current = text
+            bar.reset(task, description=text, visible=True)
+        bar.update(task, completed=done, total=total)
 
+    try:
         yield report
+    finally:
+        bar.stop()
 
 
 @contextmanager
