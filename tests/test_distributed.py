@@ -29,11 +29,15 @@ from tiny import IMAGE, exact, moco
 from torch import Tensor, nn
 
 from fastcl_cli import distributed
-from fastcl_cli.data.loader import Decoded
+from fastcl_cli.data.loader import Decoded, DecodedLoader
+from fastcl_cli.data.source import open_split
 from fastcl_cli.errors import ConfigError, DataError
+from fastcl_cli.gradient_error.paired import PairedGradients, measure
 from fastcl_cli.methods.base import Input, Method
+from fastcl_cli.methods.build import build_method
 from fastcl_cli.model.norm import GlobalBatchNorm
 from fastcl_cli.schedule import Request, compile_text
+from fastcl_cli.schedule.resolve import full_views, ladder
 from fastcl_cli.train.device import Device
 from fastcl_cli.train.inputs import Batch, InputMaker
 from fastcl_cli.train.loop import batches, check_batches
@@ -154,11 +158,38 @@ def separate_norms() -> Results:
         GlobalBatchNorm.forward = global_forward  # type: ignore[method-assign]
 
 
+PAIRED = """
+method moco; data digits; image 32; batch 64; head 32 16; precision float32;
+model vit_tiny_patch16_224 (embed_dim=32, depth=2, num_heads=2, patch_size=8);
+warmup 1 epochs; choices drop 0 0.5 patch 8 16; epochs 0-2: auto;
+"""
+
+
+def paired() -> Results:
+    """Gradients of two settings on the same images, and what is estimated from four of each."""
+    loaded = compile_text(PAIRED, "test.fcs", Request())
+    data = open_split("digits", "train", announce=lambda text: None)
+    loader = DecodedLoader(data, 32, 1)
+    device = Device(torch.device("cpu"), "float32", 1)
+    gradients = PairedGradients(
+        build_method(loaded.config, 0), loaded.config, data, lambda: loader, device, 0, 16
+    )
+    full = full_views(loaded.config)
+    settings = [rung.views for rung in ladder(loaded.config, 64)]
+    out: Results = {}
+    for number, views in enumerate((full, settings[0])):
+        ((index, batch),) = gradients.batches([3])
+        out[f"paired/gradient {number}"] = gradients.gradient(index, views, batch, 0.5)
+    found = measure(gradients, full, settings, 0.5, groups=2, pairs=2)
+    figures = [(*error.bias2, *error.variance, *error.signal) for error in found]
+    return out | {"paired/figures": torch.tensor(figures, dtype=torch.float64)}
+
+
 def all_of_it() -> Results:
     out: Results = {}
     for case in CASES:
         out |= train(case)
-    return out | normalise() | gather() | separate_norms()
+    return out | normalise() | gather() | separate_norms() | paired()
 
 
 def work(rank: int, ports: tuple[int, int], out: Path) -> None:
@@ -203,6 +234,15 @@ def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def together(written: Path) -> list[Results]:
     """What each of two processes got."""
     return [load_file(written / str(r)) for r in range(PROCESSES)]
+
+
+def test_gradient_errors_are_those_of_the_global_batch(together: list[Results]) -> None:
+    """To rounding in float32, and to the bit the same in both processes, which decide by them."""
+    alone = paired()
+    for name, value in alone.items():
+        own = [results[name] for results in together]
+        assert torch.equal(own[0], own[1])
+        assert (own[0] - value).norm() <= 1e-3 * value.norm(), name
 
 
 def test_the_process_that_fails_speaks_and_the_others_end(written: Path) -> None:

@@ -53,9 +53,9 @@ def next_rung(
 ) -> Choice | None:
     """Where to move from ``current``, or None to stay.
 
-    The neighbour with the least CA-MSE is taken if it is better by more than one standard error of
-    the paired difference where it costs more, and by more than the 95 % point where it costs less.
-    The gap between the two is the hysteresis: what noise alone sends up does not come down again.
+    The neighbour with the least CA-MSE is taken if the 95 % interval of the paired difference lies
+    above 0. Between settings that are closer than that, whichever is at work stays: the width of
+    the interval is the hysteresis.
 
     Args:
         current: the present rung.
@@ -67,11 +67,11 @@ def next_rung(
         return None
     gain = difference(ca_mse[current], ca_mse[best])
     assert gain.error is not None
-    factor = 1.0 if best > current else student_t95(gain.count - 1)
-    if gain.value <= factor * gain.error:
+    least = student_t95(gain.count - 1) * gain.error
+    if gain.value <= least:
         return None
     why = (
-        f"CA-MSE falls by {gain.value:.2g} from {Mean.of(ca_mse[current]).value:.3g}, more than "
-        f"{factor:.3g} standard errors ({gain.error:.2g}) from {names[current]} to {names[best]}"
+        f"CA-MSE falls by {gain.value:.2g} ± {least:.2g} from {Mean.of(ca_mse[current]).value:.3g} "
+        f"({names[current]}) with {names[best]}"
     )
     return Choice(best, why)

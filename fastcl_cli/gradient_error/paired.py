@@ -64,7 +64,7 @@ class PairedGradients:
         self._method = method
         self._images = data.images
         self._open_loader = open_loader
-        self._device = device
+        self.device = device
         self._seed = derive_seed(seed, purpose, 0)
         self._inputs = InputMaker(config, data, self._seed, device.device)
         self.precondition: Tensor | None = None
@@ -90,7 +90,7 @@ class PairedGradients:
         """
         parameters = list(self._method.trained().values())
         online, target = self._inputs(number, views, batch)
-        with self._device.autocast():
+        with self.device.autocast():
             loss = self._method.loss(online, target, epochs).value
         parts = torch.autograd.grad(loss, parameters, materialize_grads=True)
         vector = distributed.average(torch.cat([part.reshape(-1) for part in parts]))

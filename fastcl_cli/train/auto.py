@@ -68,7 +68,7 @@ class Neighbours:
     (`next_rung`). A run starts on the cheapest rung."""
 
     interval: int
-    groups: int = 4
+    groups: int = 8
     pairs: int = 2
     batch: int | None = None
     metric: Metric = "euclidean"

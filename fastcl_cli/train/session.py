@@ -190,7 +190,7 @@ class Session:
         """Train from ``done`` updates on, with the decisions of `auto` phases between; returns the
         number of updates then."""
         loader = DecodedLoader(self.data, self._decode, self.device.threads)
-        trainer = self._trainer()
+        trainer = self.trainer()
         while done < self.stop_step and not stop.agreed():
             if self._auto is not None and self._auto.due(done):
                 try:
@@ -217,7 +217,8 @@ class Session:
             self._save(done)
         return done
 
-    def _trainer(self) -> Trainer:
+    def trainer(self) -> Trainer:
+        """What does the steps."""
         return Trainer(
             self.method,
             self.optimizer,
@@ -239,7 +240,7 @@ class Session:
             self.method,
             self.config,
             self.data,
-            lambda: self._probe_loader,
+            lambda: self.probe_loader,
             self.device,
             self._request.seed,
             batch,
@@ -247,7 +248,7 @@ class Session:
         )
 
     @cached_property
-    def _probe_loader(self) -> DecodedLoader:
+    def probe_loader(self) -> DecodedLoader:
         """Beside the loader that trains, whose stream is open while gradients are measured."""
         return DecodedLoader(self.data, self._decode, self.device.threads)
 

@@ -84,12 +84,12 @@ def run(
         _check_out(request.out, request.folder, resume, overwrite)
         with open_screen("none" if as_json else ui) as emit:
             record = dict(search(request, emit).record)
-    picture = target.with_suffix(".svg")
-    write_text(picture, heat_sheet([_maps(record, stage) for stage in record["stages"]]))
+    drawing = target.with_suffix(".svg")
+    write_text(drawing, picture(record))
     if as_json:
         print(json.dumps(record))
     else:
-        _print(record, target, picture)
+        _print(record, target, drawing)
 
 
 def _base(
@@ -135,7 +135,12 @@ def _measure(
         )  # fmt: skip
 
 
-def _maps(record: Mapping[str, Any], stage: Mapping[str, Any]) -> list[HeatMap]:
+def picture(record: Mapping[str, Any]) -> str:
+    """The SVG of a search's record: a row of heat maps for each stage or checkpoint."""
+    return heat_sheet([_maps(stage) for stage in record["stages"]])
+
+
+def _maps(stage: Mapping[str, Any]) -> list[HeatMap]:
     """CA-MSE, bias² and the variance's share of it over the grid, over ‖g‖² where that is known."""
     rows = stage["settings"]
     patches = sorted({row["patch"] for row in rows})
@@ -172,10 +177,10 @@ def _figure(row: Mapping[str, Any], figure: str, known: bool) -> float:
     return float(source[figure])
 
 
-def _print(record: Mapping[str, Any], target: Path, picture: Path) -> None:
+def _print(record: Mapping[str, Any], target: Path, drawing: Path) -> None:
     console = stdout()
     for stage in record["stages"]:
-        console.print(heat_table(_maps(record, stage)[0]))
+        console.print(heat_table(_maps(stage)[0]))
     if record["kind"] == "off-policy":
         stderr().print(
             "off policy: networks that did not train with a compression judge it too hard"
@@ -191,7 +196,7 @@ def _print(record: Mapping[str, Any], target: Path, picture: Path) -> None:
             f"{cost['measuring_units']:,.0f} for measuring, {cost['seconds']:,.0f} s",
             soft_wrap=True,
         )
-    written = [target.with_suffix(".json"), picture]
+    written = [target.with_suffix(".json"), drawing]
     if record["kind"] != "off-policy":
         written.insert(0, target)
     print(f"wrote {', '.join(map(str, written))}", file=sys.stderr)
