@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fastcl_cli import devices
+from fastcl_cli.clocks import AnalyticClock
 from fastcl_cli.cost import forward_flops
 from fastcl_cli.devices import DEVICES, find_device
 from fastcl_cli.errors import BudgetError, UsageError
@@ -15,7 +16,7 @@ from fastcl_cli.schedule import Loaded, compile_text, load
 from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.units import parse_budget
 
-A100 = DEVICES["a100"]
+A100 = AnalyticClock(DEVICES["a100"])
 
 
 def hours(loaded: Loaded, text: str = "1gpuh") -> float:
@@ -25,7 +26,7 @@ def hours(loaded: Loaded, text: str = "1gpuh") -> float:
 def test_gpu_hours_are_operations_over_speed() -> None:
     loaded = compile_text("images 10240; batch 1024; warmup 0%; epochs 0-10: full;")
     each = forward_flops(loaded.config, full_views(loaded.config), 1024).training
-    seconds = 10 * 10240 * each / (312e12 * A100.utilisation)
+    seconds = 10 * 10240 * each / (312e12 * A100.hardware.utilisation)
     result = estimate(loaded, parse_budget("1gpuh"), A100, named=True)
     assert result.gpu_hours == pytest.approx(seconds / 3600)
     assert result.gpu_hours_full == pytest.approx(result.gpu_hours)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,18 +21,12 @@ from fastcl_cli.data.pack import (
     pack_folder,
 )
 from fastcl_cli.errors import DataError
+from fastcl_cli.files import cache_folder
 
 _CACHE_FORMAT = 1
 """Part of every cache key: raise it when packing the same images gives another file."""
 _HELD_OUT = 5
 """One image in five validates where a labelled set comes alone."""
-
-
-def cache_folder() -> Path:
-    """Where packed data is kept: $FASTCL_CACHE, or ``fastcl`` in the user's cache folder."""
-    if own := os.environ.get("FASTCL_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastcl"
 
 
 def open_split(
@@ -51,7 +44,7 @@ def open_split(
         data: a beton (training only), an image folder, or a built-in name; a path wins over a
             name. A folder's ``train`` and ``val`` subfolders are kept apart; a labelled folder
             without them is split 80/20 within each class; an unlabelled one trains only.
-        cache: where to keep what is packed; `cache_folder` by default.
+        cache: where to keep what is packed; `files.cache_folder` by default.
         announce: called with a line whenever something is packed or split.
         workers: processes that read images.
         progress: called with images packed and their total.

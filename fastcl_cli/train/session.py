@@ -46,12 +46,12 @@ from fastcl_cli.events import (
 from fastcl_cli.extras import available_cores
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_method
-from fastcl_cli.plan import Plan
+from fastcl_cli.plan import Plan, default_log_interval, default_save_interval
 from fastcl_cli.schedule import Loaded
 from fastcl_cli.train.device import Device, choose_device
 from fastcl_cli.train.folder import RunFolder, unwritable
 from fastcl_cli.train.health import Watch
-from fastcl_cli.train.inputs import InputMaker
+from fastcl_cli.train.inputs import InputMaker, decoded_side
 from fastcl_cli.train.loop import Meter, Stop, check_batches, run_steps
 from fastcl_cli.train.optim import build_optimizer
 from fastcl_cli.train.schedules import Schedules
@@ -157,8 +157,8 @@ class Session:
                 first_step,
                 self.stop_step,
                 meter=self._meter,
-                log_every=self._request.log_every or max(1, self.plan.steps // 200),
-                save_every=self._request.save_every or default_save_interval(self.plan),
+                log_every=self._request.log_every or default_log_interval(self.plan.steps),
+                save_every=self._request.save_every or default_save_interval(self.plan.steps),
                 log=self._log,
                 save=self._save,
                 stop=stop,
@@ -305,15 +305,3 @@ class Session:
             save_backbone(self.folder.backbone, self.method.backbone, self.spec, done)
         line = timm_line(self.folder.backbone, self.spec)
         self._emit(RunFinished(done, seconds, path, line))
-
-
-def decoded_side(image: int, data: Beton) -> int:
-    """Side of the decoded square: 8/7 of the view, as in the usual 256 for 224, but no more than
-    the data set's largest image has."""
-    stored = int(max(data.heights.max(), data.widths.max()))
-    return max(min(round(image * 8 / 7), stored), 2)
-
-
-def default_save_interval(plan: Plan) -> int:
-    """About twenty checkpoints a run, but never more than 1,000 steps apart."""
-    return min(max(1, plan.steps // 20), 1000)
