@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 from dataclasses import asdict
 from fractions import Fraction
@@ -69,7 +68,7 @@ class _Fields:
     def number(self, name: str, low: float, high: float, *, above: bool = False) -> float:
         value = self._get(name)
         good = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (good and math.isfinite(value) and low <= value <= high) or (above and value <= low):
+        if not (good and low <= value <= high) or (above and value <= low):  # NaN is in no range
             self.refuse(name, value, f"a number {'above' if above else 'from'} {low:g} to {high:g}")
         return float(value)
 

@@ -211,7 +211,9 @@ class Bench:
                 announce(f"does not fit into memory, left out: {describe(segment)}")
                 continue
             if not steps:
-                start_s = max(0.0, begun - 2 * timing.step)
+                # Of what has passed, that which a run counts elsewhere.
+                usual = 2 * timing.step + (timing.first - timing.wait) + timing.log
+                start_s = max(0.0, begun - usual)
             wanted = round(self._request.seconds / timing.step)
             # The same number in all processes, which step together.
             steps[index] = distributed.greatest(min(max(_LEAST_STEPS, wanted), _MOST_STEPS))

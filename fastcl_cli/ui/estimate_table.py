@@ -60,13 +60,13 @@ def print_estimates(
 def _print_segments(console: Console, item: Estimate, gpus: int) -> None:
     """Where a schedule's time goes, and what the loader has to do with it."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
-    table.add_column(Text(item.name))
+    table.add_column("segment", justify="right")
     for name in ("steps", "batch"):
         table.add_column(name, justify="right")
     table.add_column("online", no_wrap=True)
     for name in ("ms/step", "images/s", "hours", "% of time"):
         table.add_column(name, justify="right")
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     hours = item.gpu_hours / gpus
     for index, time in enumerate(item.segments[:MAX_ROWS]):
         segment = time.segment
@@ -85,7 +85,7 @@ def _print_segments(console: Console, item: Estimate, gpus: int) -> None:
         )
     if len(item.segments) > MAX_ROWS:
         table.add_row(f"… {len(item.segments) - MAX_ROWS:,} more")
-    console.print()
+    console.print(Text(f"\n{item.name}"), soft_wrap=True)
     console.print(table)
     if item.overhead_hours:
         console.print(
