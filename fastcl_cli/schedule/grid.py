@@ -65,7 +65,10 @@ def to_measure(loaded: Loaded, grid: Grid | None) -> tuple[Segment, ...]:
     for batch in dict.fromkeys(segment.batch for segment in segments):
         without = replace(segments[0], batch=batch, online=patch, target=target)
         segments.append(replace(without, views=full, sample_cost=1.0))
-    return tuple({(s.views, s.batch): s for s in reversed(segments)}.values())[::-1]
+    distinct: dict[object, Segment] = {}
+    for segment in segments:
+        distinct.setdefault((segment.views, segment.batch), segment)
+    return tuple(distinct.values())
 
 
 def _values(text: str) -> dict[str, tuple[str, ...]]:
