@@ -222,6 +222,12 @@ def bench(
             help="The file to write. [default: where `estimate` looks]",
         ),
     ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus", min=1, help="Processes that share the work, one for each GPU (or on the CPU)."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Measure whole training steps on this device: for every phase of FILE, or over a --grid.
@@ -231,7 +237,7 @@ def bench(
     """
     from fastcl_cli.ui import bench as view
 
-    view.run(
+    status = view.run(
         schedule,
         data=data,
         settings=set or [],
@@ -239,8 +245,11 @@ def bench(
         repetitions=repetitions,
         seconds=seconds,
         out=out,
+        gpus=gpus,
         as_json=as_json,
+        arguments=sys.argv[1:],
     )
+    raise typer.Exit(status)
 
 
 @app.command()

@@ -214,7 +214,9 @@ def choose_clocks(
         return [*measured], notes
     if measured:
         names = ", ".join(loaded.name for loaded, _ in measured)
-        notes.append(f"profiles of {measured[0][1].device} exist for: {names}")
+        notes.append(
+            f"measured on {measured[0][1].device}: {names}; estimate these alone to use it"
+        )
     analytic = AnalyticClock(*find_device(gpu))
     return [(loaded, analytic) for loaded in schedules], notes
 

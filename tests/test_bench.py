@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Generator, Iterator
@@ -278,6 +279,19 @@ def test_bench_of_a_grid_draws_its_heat_map(cli: Cli, tmp_path: Path) -> None:
     }
     assert costs[0, 8] == 1.0
     assert f"patch 16, drop 0.5: {costs[0.5, 16]:.3g}" in titles
+
+
+def test_two_processes_measure_together(cli: Cli, tmp_path: Path) -> None:
+    """In interpreters of their own; the profile is written once, and says how many shared it."""
+    text = SCHEDULE.replace("data digits;", "") + "epochs 0-2: drop 0.5 patch 16;"
+    (tmp_path / "two.fcs").write_text(text)
+    options = ["--gpus", "2", "--repetitions", "1", "--seconds", "0.01", "--out", "p.json"]
+    command = [sys.executable, "-m", "fastcl_cli", "bench", "two.fcs", *options]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("wrote p.json") == result.stderr.count("no data:") == 1
+    profile = read_profile(tmp_path / "p.json")
+    assert profile.processes == 2 and len(profile.measured) == 2
 
 
 @pytest.mark.parametrize(

@@ -314,7 +314,8 @@ def test_all_schedules_or_none_are_measured(cache: Path) -> None:
     store(cache, loaded, "one")
     clocks, notes = choose_clocks([loaded, other], [], "a100", 1, named=True)
     assert {c.source for _, c in clocks} == {"analytic"}
-    assert notes == ["profiles of NVIDIA A100-SXM4-80GB exist for: f.fcs"]
+    said = "measured on NVIDIA A100-SXM4-80GB: f.fcs; estimate these alone to use it"
+    assert notes == [said]
     store(cache, other, "two")
     clocks, notes = choose_clocks([loaded, other], [], "a100", 1, named=True)
     assert {c.source for _, c in clocks} == {"measured"} and notes == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -20,6 +21,7 @@ from fastcl_cli.schedule.grid import Grid, parse_grid, to_measure
 from fastcl_cli.ui.console import stderr, stdout
 from fastcl_cli.ui.heatmap import HeatMap, heat_svg, heat_table
 from fastcl_cli.ui.plan_table import encoder_words
+from fastcl_cli.ui.processes import must_launch, processes
 from fastcl_cli.ui.progress import progress_bar
 
 
@@ -32,34 +34,43 @@ def run(
     repetitions: int,
     seconds: float,
     out: Path | None,
+    gpus: int | None,
     as_json: bool,
-) -> None:
-    """Measure a schedule's settings, or a grid's, write the profile and print it.
+    arguments: Sequence[str],
+) -> int:
+    """Measure a schedule's settings, or a grid's, write the profile and print it; the options are
+    those of the command, whose ``arguments`` every process gets where it starts several.
+
+    Returns:
+        the exit status.
 
     Raises:
         FastclError: a file, an option or the data is wrong, or nothing fits into memory.
     """
-    loaded = load(schedule, overrides=settings, data=data)
-    cells = None if grid is None else parse_grid(grid, loaded)
     if out is not None and out.suffix != ".json":
         raise UsageError(f"--out {out}: a profile's name ends in .json", f"--out {out}.json")
-    need_train()
-    profile = _measure(loaded, cells, repetitions, seconds, out)
-    path = default_path(profile) if out is None else out
-    write_profile(path, profile)
-    map_ = None if cells is None else _heat_map(profile, cells)
-    if map_ is not None:
-        _write_svg(path.with_suffix(".svg"), map_)
-    if as_json:
-        print(json.dumps({**to_json(profile), "path": str(path)}))
-        return
-    _show(profile, loaded, map_)
-    stdout().print(f"wrote {path}; `fastcl estimate {loaded.name}` uses it", soft_wrap=True)
+    launches = must_launch(gpus, schedule)
+    with nullcontext() if launches else processes():
+        loaded = load(schedule, overrides=settings, data=data)
+        cells = None if grid is None else parse_grid(grid, loaded)
+        need_train()
+        if launches:
+            from fastcl_cli.launch import launch
+
+            assert gpus is not None
+            return launch(arguments, gpus)
+        from fastcl_cli import distributed
+
+        profile = _measure(loaded, cells, repetitions, seconds, out)
+        if distributed.rank() == 0:
+            _finish(profile, loaded, cells, out, as_json)
+    return 0
 
 
 def _measure(
     loaded: Loaded, cells: Grid | None, repetitions: int, seconds: float, out: Path | None
 ) -> Profile:
+    from fastcl_cli import distributed
     from fastcl_cli.data.source import open_split
     from fastcl_cli.train.bench import Bench, BenchRequest
 
@@ -68,12 +79,17 @@ def _measure(
         scratch.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{scratch}: cannot be made: {error.strerror}") from error
-    announce = stderr().print
+    leads = distributed.rank() == 0
+
+    def announce(line: str) -> None:
+        if leads:
+            stderr().print(line, soft_wrap=True)
+
     images = None
     if loaded.config.data is None:
         announce("no data: synthetic images, which no loader has to deliver (--data D)")
     else:
-        with progress_bar("packing") as progress:
+        with distributed.leader_first(), progress_bar("packing", leads) as progress:
             images = open_split(
                 loaded.config.data,
                 "train",
@@ -83,8 +99,25 @@ def _measure(
             )
     request = BenchRequest(loaded.config, to_measure(loaded, cells), repetitions, seconds, scratch)
     bench = Bench(request, images)
-    with progress_bar("measuring") as progress:
+    with progress_bar("measuring", leads) as progress:
         return bench.measure(announce, progress)
+
+
+def _finish(
+    profile: Profile, loaded: Loaded, cells: Grid | None, out: Path | None, as_json: bool
+) -> None:
+    path = default_path(profile) if out is None else out
+    write_profile(path, profile)
+    map_ = None if cells is None else _heat_map(profile, cells)
+    if map_ is not None:
+        _write_svg(path.with_suffix(".svg"), map_)
+    if as_json:
+        print(json.dumps({**to_json(profile), "path": str(path)}))
+        return
+    _show(profile, map_)
+    option = "" if out is None else f" --profile {path}"
+    use = f"fastcl estimate {loaded.name} --budget 100gpuh{option}"
+    stdout().print(f"wrote {path}\nuse it:  {use}", soft_wrap=True)
 
 
 def _heat_map(profile: Profile, grid: Grid) -> HeatMap:
@@ -111,7 +144,7 @@ def _write_svg(path: Path, map_: HeatMap) -> None:
         raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
 
 
-def _show(profile: Profile, loaded: Loaded, map_: HeatMap | None) -> None:
+def _show(profile: Profile, map_: HeatMap | None) -> None:
     console = stdout()
     work = profile.workload
     shared = "" if profile.processes == 1 else f", {profile.processes} processes"
