@@ -46,7 +46,8 @@ def shortened(name: str, settings: Mapping[str, str], share: float) -> str:
     own = "".join(f"{key} {value};\n" for key, value in settings.items())
     whole = compile_text(own + "\n".join(kept), name)
     clock = AnalyticClock(DEVICES["a100"])  # which one is all the same to a budget in units
-    units = share * estimate(whole, parse_budget("1units"), clock, named=True).units
+    units = estimate(whole, parse_budget("1units"), clock, named=True).units
+    units *= share * (1 + 1e-6)  # so that rounding takes no epoch away
     return fit(whole, parse_budget(f"{units:.9g}units"), clock)
 
 

@@ -22,7 +22,7 @@ from common import record, shortened, table
 from fastcl_cli.clocks import ProfileClock
 from fastcl_cli.estimate import estimate
 from fastcl_cli.profile_file import read_profile
-from fastcl_cli.schedule import load
+from fastcl_cli.schedule import compile_text, load
 from fastcl_cli.schedule.library import builtin_schedules
 from fastcl_cli.train.device import choose_device
 from fastcl_cli.units import parse_budget
@@ -31,7 +31,7 @@ RUN = """
 import sys
 from pathlib import Path
 from fastcl_cli.events import RunFinished
-from fastcl_cli.schedule import load
+from fastcl_cli.schedule import compile_text, load
 from fastcl_cli.train.session import RunRequest, Session
 events = []
 Session(RunRequest(load(sys.argv[1]), Path(sys.argv[2]), overwrite=True), events.append).train()
@@ -66,8 +66,8 @@ def actual(file: Path) -> float:
 def files(name: str, share: float, folder: Path) -> tuple[Path, Path]:
     """The quickstart, and the same epochs without compression."""
     text = shortened(name, {}, share)
-    epochs = round(load(name).plan.epochs * share)
-    full = re.sub(r"^epochs .*\n", "", text, flags=re.MULTILINE) + f"epochs 0-{epochs}: full;\n"
+    epochs = compile_text(text, name).plan.epochs
+    full = re.sub(r"^epochs .*\n", "", text, flags=re.MULTILINE) + f"epochs 0-{epochs:g}: full;\n"
     paths = folder / f"{name}.fcs", folder / f"{name}_full.fcs"
     for path, content in zip(paths, (text, full), strict=True):
         path.write_text(content, encoding="utf-8")

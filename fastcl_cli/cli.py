@@ -232,8 +232,9 @@ def bench(
 ) -> None:
     """Measure whole training steps on this device: for every phase of FILE, or over a --grid.
 
-    Writes a profile, from which `fastcl estimate` tells hours and `fastcl search` what a setting
-    costs; with --grid also a heat map (SVG) beside it. Settings are timed in turn, after a warm-up.
+    Writes a profile, from which `fastcl estimate` tells hours, and the sample cost of every
+    setting; with --grid also a heat map of it (SVG) beside the profile. Settings are timed in turn,
+    after a warm-up.
     """
     from fastcl_cli.ui import bench as view
 

@@ -180,7 +180,7 @@ class Profile:
         precision: ``float32`` or ``bf16``.
         processes: how many shared the batch, one device each.
         versions: of fastcl and the libraries.
-        date: when it was measured, ISO 8601.
+        date: when it was measured, ISO 8601 in UTC.
         repetitions: of every measurement.
         data: what was trained on; None for synthetic images, which no loader delivered.
         images: how many there are of them.

@@ -306,7 +306,7 @@ class Bench:
                 "torch": torch.__version__,
                 **{name: version(name) for name in ("timm", "ffcv")},
             },
-            date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             repetitions=self._request.repetitions,
             data=None if self._data is None else self._config.data,
             images=self._plan.images,
