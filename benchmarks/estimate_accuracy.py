@@ -2,8 +2,8 @@
 
 For each quickstart, as it is and without compression, every round measures a profile and runs both,
 each in a process of its own (as users start them), so that the machine's drift hits all alike. A
-predicted time is of the round's own profile. Schedules are shortened to --share of their length;
-about 13 minutes on two cores for three quickstarts.
+predicted time is of the round's own profile. Schedules are shortened to --share of their length,
+of which start-up is a large part where that is little: --share 1 is the quickstart itself.
 """
 
 from __future__ import annotations
@@ -79,20 +79,34 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.3f} ({min(values):.3f}-{max(values):.3f})"
 
 
+def row(name: str, epochs: float, found: list[tuple[float, float, float, float]]) -> list[str]:
+    """A schedule's row; ``found`` holds (predicted, actual, the same for full) of each round."""
+    _, took, _, took_full = zip(*found, strict=True)
+    return [
+        name,
+        f"{epochs:g}",
+        f"{statistics.median(took):.1f}",
+        f"{statistics.median(took_full):.1f}",
+        spread([a / b for a, b, _, _ in found]),
+        spread([c / d for _, _, c, d in found]),
+        spread([(c / a) / (d / b) for a, b, c, d in found]),
+    ]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     quickstarts = [name for name in builtin_schedules() if name.startswith("quickstart")]
     parser.add_argument("--schedules", nargs="+", default=quickstarts)
     parser.add_argument("--repetitions", type=int, default=5, help="rounds")
-    parser.add_argument("--share", type=float, default=1 / 6, help="of the schedule's length")
+    parser.add_argument("--share", type=float, default=0.1, help="of the schedule's length")
     parser.add_argument("--timings", type=int, default=3, help="repetitions of each profile")
     parser.add_argument("--seconds", type=float, default=0.7, help="of a timing")
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     options = parser.parse_args()
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         os.environ["FASTCL_CACHE"] = folder
         pairs = {name: files(name, options.share, Path(folder)) for name in options.schedules}
+        epochs = {name: load(file).plan.epochs for name, (file, _) in pairs.items()}
         times: dict[str, list[tuple[float, float, float, float]]] = {n: [] for n in pairs}
         for round_ in range(options.repetitions):
             for name, (file, full) in pairs.items():
@@ -100,20 +114,7 @@ def main() -> None:
                 one = predicted(file, clock), actual(file), predicted(full, clock), actual(full)
                 times[name].append(one)
                 print(f"round {round_ + 1}, {name}: {one}", file=sys.stderr, flush=True)
-    for name, found in times.items():
-        said, took, said_full, took_full = (list(column) for column in zip(*found, strict=True))
-        gained = [(d / b) / (c / a) for a, b, c, d in found]
-        rows.append(
-            [
-                name,
-                f"{load(name).plan.epochs * options.share:.0f}",
-                f"{statistics.median(took):.1f}",
-                f"{statistics.median(took_full):.1f}",
-                spread([a / b for a, b in zip(said, took, strict=True)]),
-                spread([a / b for a, b in zip(said_full, took_full, strict=True)]),
-                spread([1 / g for g in gained]),
-            ]
-        )
+    rows = [row(name, epochs[name], found) for name, found in times.items()]
     header = [
         "schedule",
         "epochs",
