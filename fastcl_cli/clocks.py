@@ -52,9 +52,8 @@ class Clock(Protocol):
     def words(self) -> str:
         """What the times rest on, in a few words."""
 
-    def image(
-        self, config: RunConfig, views: tuple[View, ...], batch: int, gpus: int
-    ) -> ImageTime: ...
+    def image(self, config: RunConfig, views: tuple[View, ...], batch: int, gpus: int) -> ImageTime:
+        """What an image in such views takes where ``gpus`` devices share a ``batch``."""
 
     def assumptions(self, loaded: Loaded, gpus: int) -> list[str]:
         """Sentences on what the times rest on."""

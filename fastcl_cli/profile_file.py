@@ -8,11 +8,12 @@ import re
 from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from fastcl_cli.config import METHODS
 from fastcl_cli.errors import ConfigError, UsageError
 from fastcl_cli.files import cache_folder, write_text
+from fastcl_cli.json_fields import FieldError, Fields
 from fastcl_cli.plan import Compression, Tokens, View
 from fastcl_cli.profile import (
     Fixed,
@@ -30,84 +31,7 @@ from fastcl_cli.units import plain_number
 SCHEMA_VERSION = 1
 MAX_BYTES = 4_000_000
 MAX_SETTINGS = 4096
-_WHOLE = 10**9
 _MS = 1e9
-
-
-class _FieldError(ValueError):
-    """A field is missing or is not what it must be."""
-
-
-class _Fields:
-    """A JSON object whose fields are checked as they are read; ``place`` is where it stands."""
-
-    def __init__(self, value: object, place: str) -> None:
-        if not isinstance(value, dict):
-            raise _FieldError(f"{place or 'the file'} is not an object")
-        self._value, self._place = value, place
-
-    def _where(self, name: str) -> str:
-        return f"{self._place}.{name}" if self._place else name
-
-    def _get(self, name: str) -> Any:
-        if name not in self._value:
-            raise _FieldError(f"{self._where(name)} is missing")
-        return self._value[name]
-
-    def refuse(self, name: str, value: object, allowed: str) -> NoReturn:
-        shown = repr(value)
-        shown = shown if len(shown) <= 40 else f"{shown[:40]}…"
-        raise _FieldError(f"{self._where(name)} is {shown}, not {allowed}")
-
-    def whole(self, name: str, low: int = 1, high: int = _WHOLE) -> int:
-        value = self._get(name)
-        if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            self.refuse(name, value, f"a whole number from {low:,} to {high:,}")
-        return value
-
-    def number(self, name: str, low: float, high: float, *, above: bool = False) -> float:
-        value = self._get(name)
-        good = isinstance(value, int | float) and not isinstance(value, bool)
-        if not (good and low <= value <= high) or (above and value <= low):  # NaN is in no range
-            self.refuse(name, value, f"a number {'above' if above else 'from'} {low:g} to {high:g}")
-        return float(value)
-
-    def text(self, name: str, allowed: tuple[str, ...] = ()) -> str:
-        value = self._get(name)
-        if allowed and value not in allowed:
-            self.refuse(name, value, f"one of {', '.join(allowed)}")
-        if not isinstance(value, str) or not value.isprintable() or not 0 < len(value) <= 300:
-            self.refuse(name, value, "a line of at most 300 characters")
-        return value
-
-    def flag(self, name: str) -> bool:
-        value = self._get(name)
-        if not isinstance(value, bool):
-            self.refuse(name, value, "true or false")
-        return value
-
-    def null(self, name: str) -> bool:
-        return self._get(name) is None
-
-    def inner(self, name: str) -> _Fields:
-        return _Fields(self._get(name), self._where(name))
-
-    def objects(self, name: str, low: int, high: int) -> list[_Fields]:
-        """A list of objects."""
-        value = self._get(name)
-        if not isinstance(value, list) or not low <= len(value) <= high:
-            self.refuse(name, value, f"a list of {low} to {high:,}")
-        return [_Fields(item, f"{self._where(name)}[{i}]") for i, item in enumerate(value)]
-
-    def several(self, name: str, low: int, high: int) -> _Fields:
-        """A list, as an object whose fields are 0, 1, ...: each is then read like any other."""
-        value = self._get(name)
-        if not isinstance(value, list) or not low <= len(value) <= high:
-            self.refuse(name, value, f"a list of {low} to {high}")
-        return _Fields({str(i): item for i, item in enumerate(value)}, self._where(name))
-
-    def names(self) -> list[str]:
-        return list(self._value)
 
 
 def to_json(profile: Profile) -> dict[str, Any]:
@@ -160,10 +84,10 @@ def from_json(value: object) -> Profile:
     Raises:
         ValueError: they describe none, with the place and what is allowed there.
     """
-    top = _Fields(value, "")
+    top = Fields(value, "")
     version = top.whole("schema_version", 0)
     if version != SCHEMA_VERSION:
-        raise _FieldError(f"schema_version is {version}; this fastcl reads {SCHEMA_VERSION}")
+        raise FieldError(f"schema_version is {version}; this fastcl reads {SCHEMA_VERSION}")
     versions = top.inner("versions")
     loader = None
     if not top.null("loader"):
@@ -173,7 +97,7 @@ def from_json(value: object) -> Profile:
     workload = _workload(top.inner("workload"))
     measured = tuple(_measured(item) for item in top.objects("settings", 1, MAX_SETTINGS))
     if not any(is_full(one.setting.views, workload.patch) for one in measured):
-        raise _FieldError("settings hold none without compression")
+        raise FieldError("settings hold none without compression")
     return Profile(
         device=top.text("device"),
         precision=top.text("precision", ("float32", "bf16")),
@@ -194,13 +118,13 @@ def from_json(value: object) -> Profile:
     )
 
 
-def _spread(fields: _Fields, name: str) -> Spread:
+def _spread(fields: Fields, name: str) -> Spread:
     inner = fields.inner(name)
     median = inner.number("median", 0, 1e12, above=True)
     return Spread(median, inner.number("low", 0, median), inner.number("high", median, 1e12))
 
 
-def _workload(fields: _Fields) -> Workload:
+def _workload(fields: Fields) -> Workload:
     views = None if fields.null("locals") else fields.several("locals", 2, 2)
     head = fields.several("head", 2, 3)
     return Workload(
@@ -218,7 +142,7 @@ def _workload(fields: _Fields) -> Workload:
     )
 
 
-def _recipe(fields: _Fields) -> Recipe:
+def _recipe(fields: Fields) -> Recipe:
     blur, solarize = (fields.several(name, 3, 3) for name in ("blur", "solarize"))
     return Recipe(
         drop_path=fields.number("drop_path", 0, 1),
@@ -231,7 +155,7 @@ def _recipe(fields: _Fields) -> Recipe:
     )
 
 
-def _measured(fields: _Fields) -> Measured:
+def _measured(fields: Fields) -> Measured:
     online = _compression(fields.inner("online"))
     target = None if fields.null("target") else _compression(fields.inner("target"))
     views = tuple(_view(item) for item in fields.objects("views", 1, 2))
@@ -247,12 +171,12 @@ def _measured(fields: _Fields) -> Measured:
     )
 
 
-def _compression(fields: _Fields) -> Compression:
+def _compression(fields: Fields) -> Compression:
     drop = fields.number("drop", 0, 1)
     return Compression(Fraction(repr(drop)), fields.whole("patch"))
 
 
-def _view(fields: _Fields) -> View:
+def _view(fields: Fields) -> View:
     name = fields.text("name", ("global", "local"))
     target = None if fields.null("target") else _tokens(fields.inner("target"))
     count, side = fields.whole("count", 1, 1000), fields.whole("side")
@@ -260,7 +184,7 @@ def _view(fields: _Fields) -> View:
     return View("global" if name == "global" else "local", count, side, online, target)
 
 
-def _tokens(fields: _Fields) -> Tokens:
+def _tokens(fields: Fields) -> Tokens:
     grid = fields.whole("grid", 1, 100_000)
     return Tokens(fields.whole("patch"), grid, fields.whole("kept", 1, grid * grid))
 
@@ -282,7 +206,7 @@ def read_profile(path: Path) -> Profile:
         raise ConfigError(f"{path}: larger than the {MAX_BYTES:,} bytes of any profile", help)
     try:
         return from_json(json.loads(content))
-    except _FieldError as error:
+    except FieldError as error:
         raise ConfigError(f"{path}: not a profile: {error}", help) from None
     except (ValueError, RecursionError):
         raise ConfigError(f"{path}: not JSON", help) from None

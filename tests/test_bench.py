@@ -193,7 +193,7 @@ def test_what_does_not_fit_is_left_out_but_for_no_compression(
     assert [m.setting.views[0].online.kept for m in profile.measured] == [2, 16, 16]
     assert lines == ["does not fit into memory, left out: 12 of 16 tokens of 8 px, batch 50"]
     too_large.add(16)
-    with pytest.raises(UsageError, match="without compression does not fit") as caught:
+    with pytest.raises(UsageError, match="does not fit into memory: 16 of 16") as caught:
         Bench(request, data).measure(lines.append, lambda done, total: None)
     assert caught.value.help.endswith("--set batch=25")
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import datetime
 import statistics
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib.metadata import version
@@ -20,14 +20,13 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from fastcl_cli import __version__, distributed
 from fastcl_cli.checkpoint import RunHeader, save_run
 from fastcl_cli.config import Decay, LearningRate, RunConfig
 from fastcl_cli.cost import forward_flops
 from fastcl_cli.data.beton import Beton
-from fastcl_cli.data.loader import Decoded, DecodedLoader
+from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.order import epoch_order
 from fastcl_cli.errors import UsageError
 from fastcl_cli.methods.build import BackboneSpec, build_method
@@ -50,6 +49,7 @@ from fastcl_cli.train.memory import PeakMemory
 from fastcl_cli.train.optim import build_optimizer
 from fastcl_cli.train.schedules import Schedules
 from fastcl_cli.train.step import Trainer
+from fastcl_cli.train.synthetic import SyntheticImages, SyntheticLoader
 
 Progress = Callable[[int, int], None]
 
@@ -87,36 +87,6 @@ class _Timing:
     memory: int | None
 
 
-class Synthetic:
-    """Images that are not there, of a packed photograph's usual size."""
-
-    images = 1_281_167
-    heights = np.full(images, 288, np.int32)
-    widths = np.full(images, 384, np.int32)
-
-
-class SyntheticLoader:
-    """Random pixels in memory in place of a `DecodedLoader`: every batch shows the same ones."""
-
-    def __init__(self, side: int) -> None:
-        self._side = side
-
-    @contextmanager
-    def stream(
-        self, indices: NDArray[np.int64], batch_size: int
-    ) -> Generator[Iterator[Decoded], None, None]:
-        """As `DecodedLoader.stream`; nothing is decoded."""
-        generator = torch.Generator().manual_seed(_SEED)
-        shape = (batch_size, self._side, self._side, 3)
-        pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-        if torch.cuda.is_available():
-            pixels = pixels.pin_memory()
-        yield (
-            Decoded(pixels, torch.from_numpy(indices[start : start + batch_size]))
-            for start in range(0, len(indices), batch_size)
-        )
-
-
 class Bench:
     """A trainer whose plan holds one endless segment for each setting.
 
@@ -131,7 +101,7 @@ class Bench:
     def __init__(self, request: BenchRequest, data: Beton | None) -> None:
         self._request, self._data = request, data
         self._device: Device = choose_device(request.config.precision)
-        images = Synthetic() if data is None else data
+        images = SyntheticImages() if data is None else data
         self._config = replace(
             request.config,
             lr=LearningRate(1e-12, None),
@@ -173,7 +143,8 @@ class Bench:
             progress: called with timings done and their total.
 
         Raises:
-            UsageError: training without compression does not fit into memory.
+            UsageError: training without compression does not fit into memory (with several
+                processes: any setting).
         """
         settings, rounds = len(self._request.segments), self._request.repetitions
         total = settings * (1 + rounds)
@@ -204,9 +175,9 @@ class Bench:
                 self._time(index, 1)
                 begun = time.perf_counter() - self._began
                 timing = self._time(index, _LEAST_STEPS)
-            except torch.OutOfMemoryError:
+            except torch.OutOfMemoryError as error:
                 if distributed.size() > 1:  # the others wait for a step that does not come
-                    raise
+                    raise _too_large(segment) from error
                 torch.cuda.empty_cache()
                 announce(f"does not fit into memory, left out: {describe(segment)}")
                 continue
@@ -220,11 +191,7 @@ class Bench:
             progress(index + 1)
         patch = self._config.model.patch
         if not any(is_full(self._plan.segments[index].views, patch) for index in steps):
-            batch = self._request.segments[-1].batch
-            raise UsageError(
-                f"a batch of {batch} without compression does not fit into memory",
-                f"measure with fewer images for each device: --set batch={max(1, batch // 2)}",
-            )
+            raise _too_large(self._plan.segments[-1])
         return steps, start_s
 
     def _time(self, index: int, steps: int) -> _Timing:
@@ -338,6 +305,13 @@ def describe(segment: Segment) -> str:
     """A setting in a line."""
     tokens = segment.views[0].online
     return f"{tokens.kept} of {tokens.grid**2} tokens of {tokens.patch} px, batch {segment.batch:,}"
+
+
+def _too_large(segment: Segment) -> UsageError:
+    return UsageError(
+        f"does not fit into memory: {describe(segment)}",
+        f"measure with fewer images for each device: --set batch={max(1, segment.batch // 2)}",
+    )
 
 
 def _endless(config: RunConfig, segments: Sequence[Segment], images: int) -> Plan:
