@@ -12,7 +12,12 @@ from pathlib import Path
 import timm
 import torch
 
+from fastcl_cli.clocks import AnalyticClock
+from fastcl_cli.devices import DEVICES
+from fastcl_cli.estimate import estimate, fit
+from fastcl_cli.schedule import compile_text, load
 from fastcl_cli.train.device import Device
+from fastcl_cli.units import parse_budget
 
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 
@@ -32,6 +37,18 @@ def interleaved(work: Mapping[str, Callable[[], object]], repetitions: int) -> d
             if round_:
                 times[name].append(time.perf_counter() - begin)
     return {name: statistics.median(values) for name, values in times.items()}
+
+
+def shortened(name: str, settings: Mapping[str, str], share: float) -> str:
+    """The text of a built-in schedule with other settings, all its phases but ``share`` of their
+    length (whole epochs)."""
+    kept = [line for line in load(name).text.splitlines() if line.split(" ")[0] not in settings]
+    own = "".join(f"{key} {value};\n" for key, value in settings.items())
+    whole = compile_text(own + "\n".join(kept), name)
+    clock = AnalyticClock(DEVICES["a100"])  # which one is all the same to a budget in units
+    units = estimate(whole, parse_budget("1units"), clock, named=True).units
+    units *= share * (1 + 1e-6)  # so that rounding takes no epoch away
+    return fit(whole, parse_budget(f"{units:.9g}units"), clock)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

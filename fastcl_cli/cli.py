@@ -174,6 +174,14 @@ def estimate(
         float | None,
         typer.Option("--price", min=0, help="Price of a GPU-hour, in any currency."),
     ] = None,
+    profile: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--profile",
+            metavar="PROFILE.json",
+            help="Of `bench`; repeatable. [default: the device's own, if there are any]",
+        ),
+    ] = None,
     write: Annotated[
         Path | None,
         typer.Option(
@@ -184,6 +192,9 @@ def estimate(
 ) -> None:
     """Say what fits in a budget: for FILEs, else for every built-in schedule.
 
+    Times are those that `fastcl bench` measured on the device, if it did, else counted from
+    operations; which it is stands below the table, with all that is assumed.
+
     Exits with 3 where a FILE that was named does not fit (and --write did not make one that does).
     """
     from fastcl_cli.ui import estimate as view
@@ -191,7 +202,70 @@ def estimate(
     if budget is None:
         help = "--budget 100gpuh, 2.5gpud, 90gpumin or 200Munits"
         raise UsageError("estimate needs a --budget", help)
-    view.run(files or [], budget, gpu, gpus, images, price, write, as_json)
+    view.run(files or [], budget, gpu, gpus, images, price, profile or [], write, as_json)
+
+
+@app.command()
+def bench(
+    schedule: Annotated[str, typer.Argument(metavar="FILE", help="Schedule or built-in name.")],
+    data: Annotated[
+        str | None, typer.Option("--data", help="Beton, image folder or built-in name.")
+    ] = None,
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="NAME=TEXT", help="In place of the file's `NAME TEXT;`."),
+    ] = None,
+    grid: Annotated[
+        str | None,
+        typer.Option(
+            "--grid",
+            metavar="'drop … patch …'",
+            help="Measure every combination of these, not the schedule's phases.",
+        ),
+    ] = None,
+    repetitions: Annotated[
+        int, typer.Option("--repetitions", min=1, max=1000, help="Rounds over all settings.")
+    ] = 5,
+    seconds: Annotated[
+        float, typer.Option("--seconds", min=0.01, max=600, help="Length of one timing, about.")
+    ] = 1.0,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="PROFILE.json",
+            help="The file to write. [default: where `estimate` looks]",
+        ),
+    ] = None,
+    gpus: Annotated[
+        int | None,
+        typer.Option(
+            "--gpus", min=1, help="Processes that share the work, one for each GPU (or on the CPU)."
+        ),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Measure whole training steps on this device: for every phase of FILE, or over a --grid.
+
+    Writes a profile, from which `fastcl estimate` tells hours, and the sample cost of every
+    setting; with --grid also a heat map of it (SVG) beside the profile. Settings are timed in turn,
+    after a warm-up.
+    """
+    from fastcl_cli.ui import bench as view
+
+    status = view.run(
+        schedule,
+        data=data,
+        settings=set or [],
+        grid=grid,
+        repetitions=repetitions,
+        seconds=seconds,
+        out=out,
+        gpus=gpus,
+        as_json=as_json,
+        arguments=sys.argv[1:],
+    )
+    raise typer.Exit(status)
 
 
 @app.command()
@@ -308,6 +382,10 @@ def search(
     metric: Annotated[
         Metric, typer.Option("--metric", help="Of gradients, or of the steps AdamW makes of them.")
     ] = Metric.euclidean,
+    profile: Annotated[
+        Path | None,
+        typer.Option("--profile", help="Of `bench`, for costs. [default: counted operations]"),
+    ] = None,
     free: Annotated[
         bool, typer.Option("--free", help="A stage may be cheaper than the one before.")
     ] = False,
@@ -347,6 +425,7 @@ def search(
         pairs=pairs,
         batch=probe_batch,
         metric=metric.value,
+        profile=profile,
         free=free,
         budget=budget,
         seed=seed,

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
 
 from fastcl_cli.errors import UsageError
+from fastcl_cli.extras import processor_name
 from fastcl_cli.schedule.diagnostics import did_you_mean
 
 
@@ -52,7 +54,7 @@ def find_device(name: str) -> tuple[Device, str]:
     Raises:
         UsageError: the table does not have ``name``.
     """
-    key = name.lower().replace(" ", "").replace("-", "")
+    key = _key(name)
     if key == "auto":
         found = _nvidia_smi()
         if found is None:
@@ -66,6 +68,28 @@ def find_device(name: str) -> tuple[Device, str]:
         help = did_you_mean(key, ["auto", *DEVICES], "devices")
         raise UsageError(f"--gpu '{name}' is not a known device", help)
     return device, "named with --gpu"
+
+
+def this_hardware() -> str:
+    """The name of what a run on this machine would compute on: the first NVIDIA device, else the
+    processor; the same that `fastcl bench` writes into a profile."""
+    return _nvidia_smi() or processor_name()
+
+
+def is_hardware(gpu: str) -> Callable[[str], bool]:
+    """What says whether hardware of some name is the one that ``--gpu`` asks for: this machine's
+    for ``auto``, else any of the table's that it names, or the very name."""
+    if gpu.lower() == "auto":
+        here = this_hardware()
+        return lambda name: name == here
+    device = DEVICES.get(_key(gpu)) or _match(gpu)
+    return lambda name: (
+        name.lower() == gpu.lower() or (device is not None and _match(name) == device)
+    )
+
+
+def _key(name: str) -> str:
+    return name.lower().replace(" ", "").replace("-", "")
 
 
 def _match(name: str) -> Device | None:

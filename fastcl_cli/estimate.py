@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from fastcl_cli.cost import forward_flops, units_per_image
-from fastcl_cli.devices import Device
+from fastcl_cli.clocks import Clock, Source
+from fastcl_cli.config import RunConfig
+from fastcl_cli.cost import units_per_image
 from fastcl_cli.errors import BudgetError, UsageError
+from fastcl_cli.plan import Segment, View, default_log_interval, default_save_interval
 from fastcl_cli.schedule import ast
 from fastcl_cli.schedule.format import format_schedule
 from fastcl_cli.schedule.load import Loaded, ScheduleError, compile_text
@@ -17,12 +19,48 @@ from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.units import Budget, plain_number, round_half_up
 
 
+@dataclass(frozen=True, slots=True)
+class SegmentTime:
+    """One segment on all devices: ``seconds`` is wall-clock time, ``full_seconds`` that of the same
+    images without compression; ``loader_bound`` says that the devices would take images faster
+    than the loader delivers them."""
+
+    segment: Segment
+    seconds: float
+    full_seconds: float
+    source: Source
+    loader_bound: bool
+
+    @property
+    def images(self) -> int:
+        return self.segment.batch * self.steps
+
+    @property
+    def steps(self) -> int:
+        return self.segment.end_step - self.segment.first_step
+
+    def to_json(self) -> dict[str, Any]:
+        described = self.segment.to_json()
+        keep = ("start", "end", "batch", "online", "target", "sample_cost")
+        return {
+            **{key: described[key] for key in keep},
+            "steps": self.steps,
+            "ms_per_step": 1000 * self.seconds / self.steps,
+            "images_per_s": self.images / self.seconds,
+            "hours": self.seconds / 3600,
+            "source": self.source,
+            "loader_bound": self.loader_bound,
+        }
+
+
 @dataclass(frozen=True)
 class Estimate:
-    """One schedule on one device.
+    """One schedule on one or more devices.
 
     ``gpu_hours`` are those of all devices together; ``gpu_hours_full`` is for the same images
     without compression. ``units`` are uncompressed forward passes of the base model.
+    ``overhead_hours`` of ``gpu_hours`` go into start-up, log lines, checkpoints and the first
+    batches of epochs. ``ceiling`` is the loader's, in images a second, or None.
     """
 
     name: str
@@ -33,12 +71,24 @@ class Estimate:
     epochs_in_budget: float
     fits: bool
     named: bool
+    source: str
+    overhead_hours: float
+    ceiling: float | None
+    segments: tuple[SegmentTime, ...]
 
     @property
     def speedup(self) -> float:
         return self.gpu_hours_full / self.gpu_hours
 
+    @property
+    def binds(self) -> int | None:
+        """Index of the first segment that the loader binds."""
+        return next((i for i, time in enumerate(self.segments) if time.loader_bound), None)
+
     def to_json(self) -> dict[str, Any]:
+        loader = None
+        if self.ceiling is not None:
+            loader = {"images_per_s": self.ceiling, "binds": self.binds}
         return {
             "schedule": self.name,
             "epochs": self.epochs,
@@ -48,41 +98,75 @@ class Estimate:
             "speedup": self.speedup,
             "epochs_in_budget": self.epochs_in_budget,
             "fits": self.fits,
+            "source": self.source,
+            "overhead_hours": self.overhead_hours,
+            "loader": loader,
+            "segments": [time.to_json() for time in self.segments],
         }
 
 
-def gpu_seconds(flops: float, device: Device) -> float:
-    return flops / (device.peak * 1e12 * device.utilisation)
-
-
-def estimate(loaded: Loaded, budget: Budget, device: Device, named: bool) -> Estimate:
-    """Cost of a schedule by the analytic model (`fastcl_cli.cost`) at the device's utilisation."""
+def estimate(loaded: Loaded, budget: Budget, clock: Clock, named: bool, gpus: int = 1) -> Estimate:
+    """Cost of a schedule by a clock, on ``gpus`` devices that share every batch."""
     plan, config = loaded.plan, loaded.config
     full = full_views(config)
-    flops, flops_full = 0, 0
-    flops_of: dict[object, int] = {}
-    for segment in plan.segments:
-        images = segment.batch * (segment.end_step - segment.first_step)
-        for views in (segment.views, full):
-            if (views, segment.batch) not in flops_of:
-                each = forward_flops(config, views, segment.batch).training
-                flops_of[views, segment.batch] = each
-        flops += images * flops_of[segment.views, segment.batch]
-        flops_full += images * flops_of[full, segment.batch]
+    times = tuple(_segment_time(config, segment, full, clock, gpus) for segment in plan.segments)
+    streams = clock.fixed.stream_s * sum(map(plan.streams, plan.segments))
+    once = _seconds_once(loaded, clock, gpus)
+    hours, hours_full = (
+        gpus * (sum(seconds) + streams + once) / 3600
+        for seconds in ([t.seconds for t in times], [t.full_seconds for t in times])
+    )
     units = plan.images_at(plan.steps) * units_per_image(config, full) * plan.mean_cost
-    hours = gpu_seconds(flops, device) / 3600
-    spent = hours if budget.kind == "gpu_hours" else units
-    share = float(budget.amount) / spent
+    amount = float(budget.amount)
+    if budget.kind == "gpu_hours":
+        # What comes once comes first; the rest grows with the length.
+        constant = gpus * once / 3600
+        share = max(0.0, amount - constant) / (hours - constant)
+    else:
+        share = amount / units
     return Estimate(
         loaded.name,
         plan.epochs,
         hours,
-        gpu_seconds(flops_full, device) / 3600,
+        hours_full,
         units,
         plan.epochs * share,
         share >= 1,
         named,
+        clock.source,
+        gpus * (streams + once) / 3600,
+        clock.ceiling,
+        times,
     )
+
+
+def _segment_time(
+    config: RunConfig, segment: Segment, full: tuple[View, ...], clock: Clock, gpus: int
+) -> SegmentTime:
+    images = segment.batch * (segment.end_step - segment.first_step)
+    time = clock.image(config, segment.views, segment.batch, gpus)
+    without = clock.image(config, full, segment.batch, gpus)
+    # The loader's time for an image is hidden behind the devices', or the other way round.
+    least = 0.0 if clock.ceiling is None else 1 / clock.ceiling
+    return SegmentTime(
+        segment,
+        images * max(time.seconds / gpus, least),
+        images * max(without.seconds / gpus, least),
+        time.source,
+        time.computing / gpus < least,
+    )
+
+
+def _seconds_once(loaded: Loaded, clock: Clock, gpus: int) -> float:
+    """Start-up, and the log lines and checkpoints of a run with the default intervals: how many
+    there are hardly depends on its length."""
+    plan = loaded.plan
+    logs = 0.0
+    for segment in plan.segments:
+        lines = (segment.end_step - segment.first_step) / default_log_interval(plan.steps)
+        logs += lines * clock.image(loaded.config, segment.views, segment.batch, gpus).log
+    saves = plan.steps / default_save_interval(plan.steps)
+    return clock.fixed.start_s + logs + saves * clock.fixed.save_s
 
 
 def require_fit(estimates: Sequence[Estimate], budget: Budget) -> None:
@@ -103,7 +187,7 @@ def require_fit(estimates: Sequence[Estimate], budget: Budget) -> None:
             )
 
 
-def fit(loaded: Loaded, budget: Budget, device: Device) -> str:
+def fit(loaded: Loaded, budget: Budget, clock: Clock, gpus: int = 1) -> str:
     """The text of a schedule like ``loaded``, shortened to fit the budget (as it is if it fits).
 
     All ranges shrink by one factor, to whole epochs or steps, and so does the warm-up.
@@ -116,7 +200,7 @@ def fit(loaded: Loaded, budget: Budget, device: Device) -> str:
             "--write makes a file that stands alone, so --images cannot count for it",
             f"put `images {loaded.config.images};` into the schedule",
         )
-    current = estimate(loaded, budget, device, named=True)
+    current = estimate(loaded, budget, clock, named=True, gpus=gpus)
     if current.fits:
         return format_schedule(loaded.schedule)
     total = loaded.plan.total
@@ -133,11 +217,10 @@ def fit(loaded: Loaded, budget: Budget, device: Device) -> str:
         except ScheduleError:
             # A phase or a stair without a step: it will not get better with fewer epochs.
             break
-        if estimate(shorter, budget, device, named=True).fits:
+        if estimate(shorter, budget, clock, named=True, gpus=gpus).fits:
             head = f"# {loaded.name}, shortened to {float(size / total):.1%} to fit {budget.text}"
-            device_words = f"{device.name} at {device.utilisation:.0%} of {device.peak:g} TFLOP/s"
             auto = ", auto phases at their cheapest" if loaded.plan.is_auto else ""
-            return f"{head} ({device_words}, analytic{auto})\n\n{text}"
+            return f"{head} ({clock.words}{auto})\n\n{text}"
         size -= max(1, size // 200)
     raise BudgetError(
         f"{loaded.name} cannot be shortened to {budget.text}",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import platform
 from importlib.util import find_spec
+from pathlib import Path
 
 from fastcl_cli.errors import MissingLibraryError
 
@@ -35,3 +37,21 @@ def launched() -> int | None:
 def available_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0))
+
+
+def processor_name() -> str:
+    """The processor's own name, with how many cores this process may run on."""
+    return f"{cpuinfo('model name') or platform.machine()} ({available_cores()} threads)"
+
+
+def cpuinfo(field: str) -> str:
+    """A field of the first processor in Linux's /proc/cpuinfo, or an empty string."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    for line in lines:
+        key, _, value = line.partition(":")
+        if key.strip() == field:
+            return value.strip()
+    return ""

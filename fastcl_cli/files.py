@@ -1,4 +1,5 @@
-"""Writing files so that a crash leaves the old one or the new one, never half of either."""
+"""Writing files so that a crash leaves the old one or the new one, never half of either; and where
+fastcl keeps files of its own."""
 
 from __future__ import annotations
 
@@ -6,6 +7,14 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Where packed data and profiles are kept: $FASTCL_CACHE, or ``fastcl`` in the user's cache
+    folder."""
+    if own := os.environ.get("FASTCL_CACHE"):
+        return Path(own)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastcl"
 
 
 @contextmanager

@@ -174,6 +174,16 @@ def steps_until(position: Position, bound: Position, batch: int, images: int) ->
     return whole + min(per_epoch, -(-bound.offset // batch))
 
 
+def default_save_interval(steps: int) -> int:
+    """About twenty checkpoints a run of so many steps, but never more than 1,000 steps apart."""
+    return min(max(1, steps // 20), 1000)
+
+
+def default_log_interval(steps: int) -> int:
+    """About two hundred log lines a run."""
+    return max(1, steps // 200)
+
+
 @dataclass(frozen=True)
 class Plan:
     """A schedule for one run, in whole numbers.
@@ -241,6 +251,11 @@ class Plan:
         ``10 epochs`` are ten walks through the data whatever the batch."""
         position = self.position(step)
         return position.epoch + position.offset / self.images
+
+    def streams(self, segment: Segment) -> int:
+        """How many times a segment begins to read data: at its start and with each new epoch."""
+        last = self.position(segment.end_step - 1)
+        return last.epoch - segment.position.epoch + 1
 
     def images_at(self, step: int) -> int:
         """Images used before ``step`` starts, 0 <= step <= steps."""

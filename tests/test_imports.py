@@ -17,15 +17,16 @@ HEAVY = (
     "sklearn",
 )  # fmt: skip
 SCHEDULE_HALF = (
-    "__init__ __main__ errors events units plan cost config estimate devices vit_table cli"
+    "__init__ __main__ errors events units plan cost config estimate devices vit_table cli "
+    "files extras json_fields profile profile_file clocks"
 )
 TENSOR_HALF = ("compression", "model", "methods", "data")
 SCHEDULE_MODULES = ("schedule", "plan", "cost", "estimate")
 
 LINES = (
-    "errors rng files extras",
+    "errors rng files extras json_fields",
     "config units",
-    "vit_table devices plan cost schedule estimate events",
+    "vit_table devices plan cost schedule profile profile_file clocks estimate events",
     "distributed launch",
     "compression",
     "model",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -15,18 +14,12 @@ from fastcl_cli.data.images import Folder, ImageSet, list_folder
 from fastcl_cli.data.torchvision_sets import open_set
 from fastcl_cli.data.torchvision_table import SETS
 from fastcl_cli.errors import DataError
+from fastcl_cli.files import cache_folder
 
 Split = Literal["train", "val"]
 BOTH: tuple[Split, Split] = ("train", "val")
 _HELD_OUT = 5
 """One image in five validates where a labelled set comes alone."""
-
-
-def cache_folder() -> Path:
-    """Where packed data is kept: $FASTCL_CACHE, or ``fastcl`` in the user's cache folder."""
-    if own := os.environ.get("FASTCL_CACHE"):
-        return Path(own)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastcl"
 
 
 def is_name(data: str) -> bool:

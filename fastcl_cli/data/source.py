@@ -12,7 +12,6 @@ from fastcl_cli.data.images import Folder, list_folder
 from fastcl_cli.data.pack import PackReport, Part, pack_parts
 from fastcl_cli.data.parts import (
     Split,
-    cache_folder,
     folder_part,
     is_name,
     named_part,
@@ -20,6 +19,7 @@ from fastcl_cli.data.parts import (
     unknown,
 )
 from fastcl_cli.errors import DataError
+from fastcl_cli.files import cache_folder
 
 _CACHE_FORMAT = 1
 """Part of every cache key: raise it when packing the same images gives another file."""

@@ -10,12 +10,11 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from fastcl_cli import __version__
+from fastcl_cli import __version__, distributed
+from fastcl_cli.clocks import Clock, choose_clocks
 from fastcl_cli.config import RunConfig
-from fastcl_cli.cost import forward_flops, units_per_image
-from fastcl_cli.devices import find_device
+from fastcl_cli.cost import units_per_image
 from fastcl_cli.errors import BudgetError
-from fastcl_cli.estimate import gpu_seconds
 from fastcl_cli.events import Emit
 from fastcl_cli.files import write_text
 from fastcl_cli.plan import Plan
@@ -48,6 +47,7 @@ class SearchRequest:
         grid: settings to try, as `choices` writes them; None for the base's, or a default.
         stages: how many, of equal length.
         groups, pairs, batch: R, K and b of each measurement; no batch is the default.
+        profile: measured on this device, for κ; None counts operations.
         free: a stage may be cheaper than the one before.
         budget: for the search itself, at ``device``: its run is shortened to fit.
     """
@@ -60,6 +60,7 @@ class SearchRequest:
     pairs: int = 4
     batch: int | None = None
     metric: Metric = "euclidean"
+    profile: Path | None = None
     free: bool = False
     seed: int = 0
     budget: Budget | None = None
@@ -109,8 +110,11 @@ def open_search(request: SearchRequest, emit: Emit) -> Session:
     """
     loaded = trial(request.base, request.grid, length_of(request.base))
     batch = min(request.batch or DEFAULT_BATCH, loaded.config.batch, loaded.plan.images)
+    given = [] if request.profile is None else [request.profile]
+    size = distributed.size()
+    (((_, clock),), _) = choose_clocks([loaded], given, "auto", size, named=True)
     if request.budget is not None:
-        length = _affordable(request, loaded, batch, request.budget)
+        length = _affordable(request, loaded, batch, request.budget, clock)
         loaded = trial(request.base, request.grid, length)
 
     def policy(plan: Plan) -> Stages:
@@ -124,6 +128,7 @@ def open_search(request: SearchRequest, emit: Emit) -> Session:
         resume=request.resume,
         overwrite=request.overwrite,
         policy=policy,
+        clock=clock if given else None,
     )
     return Session(run, emit)
 
@@ -136,15 +141,16 @@ def measuring_images(config: RunConfig, groups: int, pairs: int, batch: int) -> 
     return groups * pairs * batch * each
 
 
-def _affordable(request: SearchRequest, loaded: Loaded, batch: int, budget: Budget) -> Fraction:
+def _affordable(
+    request: SearchRequest, loaded: Loaded, batch: int, budget: Budget, clock: Clock
+) -> Fraction:
     """The length in epochs for which the search keeps to a budget even if it never compresses."""
     config, full = loaded.config, full_views(loaded.config)
     if budget.kind == "units":
         images = float(budget.amount) / units_per_image(config, full)
     else:
-        device, _ = find_device("auto")
-        flops = forward_flops(config, full, config.batch).training
-        images = float(budget.amount) * 3600 / gpu_seconds(flops, device)
+        seconds = clock.image(config, full, config.batch, distributed.size()).seconds
+        images = float(budget.amount) * 3600 / seconds
     measuring = request.stages * measuring_images(config, request.groups, request.pairs, batch)
     epochs = (images - measuring) / loaded.plan.images
     least = request.stages * config.batch / loaded.plan.images
@@ -178,6 +184,7 @@ def _record(
         "precision": session.device.precision,
         "epochs": plan.epochs,
         "metric": request.metric,
+        "cost_from": "operations" if request.profile is None else str(request.profile),
         "groups": request.groups,
         "pairs": request.pairs,
         "probe_batch": batch,

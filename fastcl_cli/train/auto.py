@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
+from fastcl_cli import distributed
+from fastcl_cli.clocks import Clock
 from fastcl_cli.config import RunConfig
 from fastcl_cli.gradient_error.choose import Choice, cheapest_good, next_rung
 from fastcl_cli.gradient_error.paired import PairedGradients, Views, measure
@@ -238,6 +240,17 @@ class ClosedLoop:
             "settings": table,
         }
         return Decision(step, rungs[choice.rung], record)
+
+
+def measured_costs(clock: Clock, config: RunConfig) -> list[float]:
+    """κ of each setting, in the order of the analytic ladder: the time that its images take over
+    that without compression, waiting for data left out."""
+
+    def seconds(views: Views) -> float:
+        return clock.image(config, views, config.batch, distributed.size()).computing
+
+    whole = seconds(full_views(config))
+    return [seconds(rung.views) / whole for rung in ladder(config, config.batch)]
 
 
 def measure_rungs(

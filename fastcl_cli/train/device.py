@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import platform
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
 
 from fastcl_cli import distributed
 from fastcl_cli.errors import ConfigError
-from fastcl_cli.extras import available_cores
+from fastcl_cli.extras import available_cores, cpuinfo, processor_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +32,21 @@ class Device:
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
 
     @property
-    def name(self) -> str:
-        """The hardware's own name, and how many processes use one each, for people."""
+    def hardware(self) -> str:
+        """The hardware's own name; of a CPU, which all processes of a machine share, with the
+        number of threads."""
         if self.device.type == "cuda":
-            name = torch.cuda.get_device_name(self.device)
-        else:
-            name = f"{_processor_name()} ({self.threads} threads)"
-        return name if distributed.size() == 1 else f"{distributed.size()} x {name}"
+            return torch.cuda.get_device_name(self.device)
+        return processor_name()
+
+    @property
+    def name(self) -> str:
+        """The hardware, and how many processes use it, for people."""
+        count = distributed.size()
+        if count == 1:
+            return self.hardware
+        each = self.device.type == "cuda"
+        return f"{count} x {self.hardware}" if each else f"{self.hardware}, {count} processes"
 
 
 def choose_device(precision: Literal["auto", "float32", "bf16"]) -> Device:
@@ -72,22 +78,5 @@ def choose_device(precision: Literal["auto", "float32", "bf16"]) -> Device:
 
 
 def _cpu_multiplies_bf16() -> bool:
-    flags = _cpuinfo("flags").split()
+    flags = cpuinfo("flags").split()
     return "avx512_bf16" in flags or "amx_bf16" in flags
-
-
-def _processor_name() -> str:
-    return _cpuinfo("model name") or platform.machine()
-
-
-def _cpuinfo(field: str) -> str:
-    """A field of the first processor in Linux's /proc/cpuinfo, or an empty string."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        key, _, value = line.partition(":")
-        if key.strip() == field:
-            return value.strip()
-    return ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,6 @@ from fastcl_cli.compression.patches import reduction_matrix
 from fastcl_cli.compression.tokens import draw_kept_tokens
 from fastcl_cli.config import RunConfig
 from fastcl_cli.data.augment import ViewDraw, draw_views
-from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.views import make_view
 from fastcl_cli.methods.base import Input
 from fastcl_cli.model.paths import draw_paths
@@ -38,6 +37,23 @@ class Batch:
     rows: slice
 
 
+class Sizes(Protocol):
+    """What must be known of the images to draw their views: int32 (N,) heights and widths."""
+
+    @property
+    def heights(self) -> npt.NDArray[np.int32]: ...
+
+    @property
+    def widths(self) -> npt.NDArray[np.int32]: ...
+
+
+def decoded_side(image: int, data: Sizes) -> int:
+    """Side of the decoded square: 8/7 of the view, as in the usual 256 for 224, but no more than
+    the data set's largest image has."""
+    stored = int(max(data.heights.max(), data.widths.max()))
+    return max(min(round(image * 8 / 7), stored), 2)
+
+
 Kind: TypeAlias = Literal["first", "second", "local"]
 
 
@@ -48,7 +64,7 @@ class InputMaker:
     for the whole global batch, and a process takes its rows; pixels are rendered on ``device``.
     """
 
-    def __init__(self, config: RunConfig, data: Beton, seed: int, device: torch.device) -> None:
+    def __init__(self, config: RunConfig, data: Sizes, seed: int, device: torch.device) -> None:
         self._augmentation = config.augmentation
         self._base_patch = config.model.patch
         self._depth, self._drop_path = config.model.depth, config.drop_path

@@ -5,12 +5,15 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
 
 from fastcl_cli import distributed
-from fastcl_cli.data.loader import DecodedLoader
+from fastcl_cli.data.loader import Decoded, DecodedLoader
 from fastcl_cli.data.order import epoch_order
 from fastcl_cli.errors import ConfigError
 from fastcl_cli.gradient_error.running import RunningError
@@ -72,8 +75,16 @@ def check_batches(plan: Plan, processes: int) -> None:
             )
 
 
+class Stream(Protocol):
+    """Delivers images in a given order, as `DecodedLoader` does."""
+
+    def stream(
+        self, indices: NDArray[np.int64], batch_size: int
+    ) -> AbstractContextManager[Iterator[Decoded]]: ...
+
+
 def batches(
-    plan: Plan, loader: DecodedLoader, seed: int, step: int, stop_step: int
+    plan: Plan, loader: Stream, seed: int, step: int, stop_step: int
 ) -> Generator[tuple[int, Segment, Batch], None, None]:
     """Decoded images for each step from ``step`` to ``stop_step``, each image decoded once, by the
     process that it belongs to.

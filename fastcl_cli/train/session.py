@@ -24,6 +24,7 @@ from fastcl_cli.checkpoint import (
     save_run,
     timm_line,
 )
+from fastcl_cli.clocks import Clock
 from fastcl_cli.config import RunConfig
 from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.loader import DecodedLoader
@@ -54,15 +55,15 @@ from fastcl_cli.gradient_error.paired import LEAST_UPDATES, PairedGradients, ada
 from fastcl_cli.gradient_error.running import RunningError, probe_batch
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_method
-from fastcl_cli.plan import Plan
+from fastcl_cli.plan import Plan, default_log_interval, default_save_interval
 from fastcl_cli.schedule import Loaded
 from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.schedule.taken import taken_schedule
-from fastcl_cli.train.auto import ClosedLoop, Neighbours, Policy, words
+from fastcl_cli.train.auto import ClosedLoop, Neighbours, Policy, measured_costs, words
 from fastcl_cli.train.device import Device, choose_device
 from fastcl_cli.train.folder import RunFolder, refused_update, unwritable
 from fastcl_cli.train.health import Watch
-from fastcl_cli.train.inputs import InputMaker
+from fastcl_cli.train.inputs import InputMaker, decoded_side
 from fastcl_cli.train.judge import open_judge
 from fastcl_cli.train.loop import Meter, Stop, check_batches, run_steps
 from fastcl_cli.train.optim import build_optimizer
@@ -85,6 +86,8 @@ class RunRequest:
     log_every: int | None = None
     policy: Callable[[Plan], Policy] = Neighbours.of
     """How `auto` phases decide, for a plan."""
+    clock: Clock | None = None
+    """Tells κ of the settings of `auto` phases; None counts operations."""
 
 
 class _StoppedError(Exception):
@@ -207,8 +210,8 @@ class Session:
                 meter=self._meter,
                 error=self._error,
                 judge=self.judge,
-                log_every=self._request.log_every or max(1, self.plan.steps // 200),
-                save_every=self._request.save_every or default_save_interval(self.plan),
+                log_every=self._request.log_every or default_log_interval(self.plan.steps),
+                save_every=self._request.save_every or default_save_interval(self.plan.steps),
                 log=self._log,
                 save=self._save,
                 stop=stop,
@@ -267,7 +270,10 @@ class Session:
         least = min(segment.batch for segment in self._planned.segments)
         batch = policy.batch or probe_batch(least, self.data.images)
         gradients = self.gradients("decisions", batch)
-        return ClosedLoop(gradients, self.config, self._planned, policy, carried)
+        costs = None
+        if self._request.clock is not None:
+            costs = measured_costs(self._request.clock, self.config)
+        return ClosedLoop(gradients, self.config, self._planned, policy, carried, costs)
 
     def _decide(self, auto: ClosedLoop, step: int, stop: Stop) -> None:
         def progress(done: int, total: int) -> None:
@@ -453,15 +459,3 @@ class Session:
                 write_text(self.folder.taken, taken)
         line = timm_line(self.folder.backbone, self.spec)
         self._emit(RunFinished(done, seconds, path, line))
-
-
-def decoded_side(image: int, data: Beton) -> int:
-    """Side of the decoded square: 8/7 of the view, as in the usual 256 for 224, but no more than
-    the data set's largest image has."""
-    stored = int(max(data.heights.max(), data.widths.max()))
-    return max(min(round(image * 8 / 7), stored), 2)
-
-
-def default_save_interval(plan: Plan) -> int:
-    """About twenty checkpoints a run, but never more than 1,000 steps apart."""
-    return min(max(1, plan.steps // 20), 1000)

@@ -6,8 +6,9 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from fastcl_cli.devices import Device, find_device
+from fastcl_cli.clocks import AnalyticClock, Clock, choose_clocks
 from fastcl_cli.errors import ConfigError, UsageError
 from fastcl_cli.estimate import Estimate, budget_json, estimate, fit, require_fit
 from fastcl_cli.schedule.library import builtin_schedules
@@ -22,6 +23,7 @@ def run(
     gpus: int,
     images: int | None,
     price: float | None,
+    profiles: Sequence[Path],
     write: Path | None,
     as_json: bool,
 ) -> None:
@@ -32,50 +34,62 @@ def run(
         UsageError, ConfigError: an option or a file is wrong.
     """
     budget = parse_budget(budget_text)
-    device, how = find_device(gpu)
     if write is not None:
         _check_write(files, write)
     loaded = [load(name, images=images) for name in files or builtin_schedules()]
-    estimates = [estimate(item, budget, device, named=bool(files)) for item in loaded]
-    assumptions = _assumptions(loaded, device, how)
+    clocks, notes = choose_clocks(loaded, profiles, gpu, gpus, named=bool(files))
+    estimates = [
+        estimate(item, budget, clock, named=bool(files), gpus=gpus) for item, clock in clocks
+    ]
+    assumptions = _assumptions(clocks, gpus) + notes
     if as_json:
-        rows = [_row(item, gpus, price) for item in estimates]
-        result = {
-            "schema_version": 1,
-            "budget": budget_json(budget),
-            "device": device.name,
-            "source": "analytic",
-            "assumptions": assumptions,
-            "peak_tflops": device.peak,
-            "utilisation": device.utilisation,
-            "gpus": gpus,
-            "schedules": rows,
-        }
-        print(json.dumps(result))
+        print(json.dumps(_json(clocks, estimates, budget, assumptions, gpus, price)))
     else:
         from fastcl_cli.ui.console import stdout
         from fastcl_cli.ui.estimate_table import print_estimates
 
         print_estimates(stdout(), estimates, budget, assumptions, gpus, price)
     if write is not None:
-        _write(write, loaded[0], budget, device)
+        _write(write, clocks[0][0], budget, clocks[0][1], gpus)
     else:
         require_fit(estimates, budget)
 
 
-def _row(item: Estimate, gpus: int, price: float | None) -> dict[str, object]:
+def _json(
+    clocks: Sequence[tuple[Loaded, Clock]],
+    estimates: Sequence[Estimate],
+    budget: Budget,
+    assumptions: Sequence[str],
+    gpus: int,
+    price: float | None,
+) -> dict[str, Any]:
+    clock = clocks[0][1]
+    result: dict[str, Any] = {
+        "schema_version": 1,
+        "budget": budget_json(budget),
+        "device": clock.device,
+        "source": clock.source,
+        "assumptions": assumptions,
+        "gpus": gpus,
+        "schedules": [_row(item, gpus, price) for item in estimates],
+    }
+    if isinstance(clock, AnalyticClock):
+        result["peak_tflops"] = clock.hardware.peak
+        result["utilisation"] = clock.hardware.utilisation
+    return result
+
+
+def _row(item: Estimate, gpus: int, price: float | None) -> dict[str, Any]:
     row = {**item.to_json(), "hours": item.gpu_hours / gpus}
     if price is not None:
         row["price"] = item.gpu_hours * price
     return row
 
 
-def _assumptions(loaded: Sequence[Loaded], device: Device, how: str) -> list[str]:
-    lines = [
-        f"{device.name} ({how}): {device.peak:g} TFLOP/s bf16 peak, of which "
-        f"{device.utilisation:.0%} assumed",
-        "analytic operation count (3 x online forward + target forward), not measured here",
-    ]
+def _assumptions(clocks: Sequence[tuple[Loaded, Clock]], gpus: int) -> list[str]:
+    """Sentences on what the figures rest on, each once."""
+    lines = list(dict.fromkeys(x for item, clock in clocks for x in clock.assumptions(item, gpus)))
+    loaded = [item for item, _ in clocks]
     assumed = [item for item in loaded if item.config.images_source == "imagenet-1k"]
     if assumed:
         count = f"{assumed[0].plan.images:,}"
@@ -95,8 +109,8 @@ def _check_write(files: Sequence[str], write: Path) -> None:
         raise UsageError(f"--write {write}: the file exists", "name another, or remove it")
 
 
-def _write(write: Path, loaded: Loaded, budget: Budget, device: Device) -> None:
-    text = fit(loaded, budget, device)
+def _write(write: Path, loaded: Loaded, budget: Budget, clock: Clock, gpus: int) -> None:
+    text = fit(loaded, budget, clock, gpus)
     try:
         write.write_text(text, encoding="utf-8")
     except OSError as error:

@@ -10,6 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastcl_cli.estimate import Estimate
+from fastcl_cli.ui.plan_table import MAX_ROWS, encoder_words
 from fastcl_cli.units import Budget
 
 
@@ -49,8 +50,53 @@ def print_estimates(
         row.append(Text("yes", "green") if item.fits else Text("no", "red"))
         table.add_row(*row)
     console.print(table)
+    for item in estimates:
+        if item.named:
+            _print_segments(console, item, gpus)
     for line in assumptions:
         console.print(Text(f"  {line}", "dim"), soft_wrap=True)
+
+
+def _print_segments(console: Console, item: Estimate, gpus: int) -> None:
+    """Where a schedule's time goes, and what the loader has to do with it."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
+    table.add_column("segment", justify="right")
+    for name in ("steps", "batch"):
+        table.add_column(name, justify="right")
+    table.add_column("online", no_wrap=True)
+    for name in ("ms/step", "images/s", "hours", "% of time"):
+        table.add_column(name, justify="right")
+    table.add_column("", no_wrap=True)
+    hours = item.gpu_hours / gpus
+    for index, time in enumerate(item.segments[:MAX_ROWS]):
+        segment = time.segment
+        table.add_row(
+            f"{index + 1}",
+            f"{time.steps:,}",
+            f"{segment.batch:,}",
+            encoder_words(segment.online, segment.views[0].online),
+            f"{1000 * time.seconds / time.steps:,.4g}",
+            f"{time.images / time.seconds:,.0f}",
+            _hours(time.seconds / 3600),
+            f"{time.seconds / 36 / hours:.1f}",
+            ", ".join(
+                ["loader-bound"] * time.loader_bound + [time.source] * (time.source == "scaled")
+            ),
+        )
+    if len(item.segments) > MAX_ROWS:
+        table.add_row(f"… {len(item.segments) - MAX_ROWS:,} more")
+    console.print(Text(f"\n{item.name}"), soft_wrap=True)
+    console.print(table)
+    if item.overhead_hours:
+        console.print(
+            f"  start-up, epochs' first batches, log lines, checkpoints: "
+            f"{item.overhead_hours / item.gpu_hours:.1%} of the time"
+        )
+    if item.ceiling is not None:
+        bound = "binds no segment"
+        if item.binds is not None:
+            bound = f"binds from segment {item.binds + 1} on, where it is the time that counts"
+        console.print(f"  the loader delivers at most {item.ceiling:,.0f} images/s: {bound}")
 
 
 def _hours(hours: float) -> str:

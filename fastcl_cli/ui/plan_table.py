@@ -108,11 +108,11 @@ def _row(segment: Segment, plan: Plan, total: float, shown: _Shown) -> list[str 
     if shown.batch:
         row.append(f"{segment.batch:,}")
     auto = "auto: " if segment.auto else ""
-    row.append(auto + _encoder(segment.online, view.online))
+    row.append(auto + encoder_words(segment.online, view.online))
     if shown.target:
         assert segment.target is not None
         assert view.target is not None
-        row.append(_encoder(segment.target, view.target))
+        row.append(encoder_words(segment.target, view.target))
     if shown.locals:
         row.append(_tokens(segment.views[1].online))
     row += [
@@ -123,7 +123,8 @@ def _row(segment: Segment, plan: Plan, total: float, shown: _Shown) -> list[str 
     return row
 
 
-def _encoder(compression: Compression, tokens: Tokens) -> str:
+def encoder_words(compression: Compression, tokens: Tokens) -> str:
+    """What one encoder sees of a view, e.g. ``drop 0.5 patch 32: 25/49``."""
     drop = plain_number(compression.drop)
     shown = f"drop {drop:.3g} " if drop else ""
     return f"{shown}patch {tokens.patch}: {_tokens(tokens)}"

@@ -11,7 +11,7 @@ from fastcl_cli.ui.console import stderr
 
 
 @contextmanager
-def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
+def stage_bar(shown: bool = True) -> Iterator[Callable[[str, int, int], None]]:
     """A bar for work in stages that reports (what it is at, done, total); each starts anew.
 
     It holds the screen from the first report on: a download before that shows a bar of its own.
@@ -23,7 +23,7 @@ def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
         TimeRemainingColumn(),
         console=console,
         transient=True,
-        disable=not console.is_terminal,
+        disable=not (shown and console.is_terminal),
     )
     task = bar.add_task("", total=None, visible=False)
     current = ""
@@ -43,7 +43,7 @@ def stage_bar() -> Iterator[Callable[[str, int, int], None]]:
 
 
 @contextmanager
-def progress_bar(text: str) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(text: str, shown: bool = True) -> Iterator[Callable[[int, int], None]]:
     """A bar for work of one kind that reports (done, total)."""
-    with stage_bar() as report:
+    with stage_bar(shown) as report:
         yield lambda done, total: report(text, done, total)

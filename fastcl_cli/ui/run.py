@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from fastcl_cli.errors import UsageError
-from fastcl_cli.extras import launched, need_train
+from fastcl_cli.extras import need_train
 from fastcl_cli.schedule import load
 from fastcl_cli.ui.console import stdout
 from fastcl_cli.ui.plan_table import print_plan
+from fastcl_cli.ui.processes import must_launch, processes
 from fastcl_cli.ui.screen import Ui, open_screen
 
 
@@ -43,16 +43,14 @@ def run(
     """
     if overwrite and resume != "never":
         raise UsageError("--overwrite and --resume contradict each other", "give one of them")
-    if _must_launch(gpus):
-        if schedule == "-":
-            raise UsageError("several processes cannot read one standard input", "name a file")
+    if must_launch(gpus, schedule):
         load(schedule, overrides=settings, data=data)  # for its faults
         need_train()
         from fastcl_cli.launch import launch
 
         assert gpus is not None
         return launch(arguments, gpus)
-    with _processes():
+    with processes():
         loaded = load(schedule, overrides=settings, data=data)
         need_train()
         from fastcl_cli import distributed
@@ -78,24 +76,3 @@ def run(
                 print_plan(stdout(), loaded.name, session.plan, session.config)
                 emit(session.started(0))
     return 0
-
-
-def _must_launch(gpus: int | None) -> bool:
-    """Whether several processes are wanted that no launcher has started yet."""
-    already = launched()
-    if gpus is not None and already is not None and already != gpus:
-        raise UsageError(
-            f"--gpus {gpus}, but a launcher has started {already} processes",
-            "leave --gpus out under torchrun",
-        )
-    return already is None and gpus is not None and gpus > 1
-
-
-def _processes() -> AbstractContextManager[None]:
-    """Joins the other processes, if there are any."""
-    if (launched() or 1) == 1:
-        return nullcontext()
-    need_train()
-    from fastcl_cli.distributed import processes
-
-    return processes()

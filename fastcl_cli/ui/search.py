@@ -38,6 +38,7 @@ def run(
     pairs: int,
     batch: int | None,
     metric: Any,
+    profile: Path | None,
     free: bool,
     budget: str | None,
     seed: int,
@@ -58,9 +59,10 @@ def run(
         raise UsageError("search starts from one schedule", "give one FILE, or --method")
     need_train()
     if paths:
-        if budget is not None or free or resume != "never" or overwrite:
+        trains = (budget, profile, free or None, overwrite or None)
+        if any(option is not None for option in trains) or resume != "never":
             raise UsageError(
-                "--budget, --free, --resume and --overwrite are for a search that trains",
+                "--budget, --profile, --free, --resume and --overwrite are for a search that trains",
                 "leave them out with --checkpoints",
             )
         from fastcl_cli.search.off_policy import schedule_of
@@ -78,9 +80,21 @@ def run(
         from fastcl_cli.search.on_policy import SearchRequest, search
 
         request = SearchRequest(
-            base, target, grid, stages, groups, pairs, batch, metric, free, seed,
-            parse_budget(budget) if budget is not None else None, resume, overwrite,
-        )  # fmt: skip
+            base,
+            target,
+            grid,
+            stages=stages,
+            groups=groups,
+            pairs=pairs,
+            batch=batch,
+            metric=metric,
+            profile=profile,
+            free=free,
+            seed=seed,
+            budget=parse_budget(budget) if budget is not None else None,
+            resume=resume,
+            overwrite=overwrite,
+        )
         _check_out(request.out, request.folder, resume, overwrite)
         with open_screen("none" if as_json else ui) as emit:
             record = dict(search(request, emit).record)
