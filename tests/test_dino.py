@@ -13,8 +13,10 @@ from tiny import BASE, DEPTH, HEADS, IMAGE, WIDTH, exact, spec
 from torch import Tensor
 
 from fastcl_cli.config import TeacherTemperature
-from fastcl_cli.methods.build import build_backbone
+from fastcl_cli.methods.build import build_backbone, build_method
 from fastcl_cli.methods.dino import DINO
+from fastcl_cli.model.norm import GlobalBatchNorm
+from fastcl_cli.schedule import compile_text
 from fastcl_cli.train.schedules import Values
 
 T, CENTER_MOMENTUM = 0.1, 0.9
@@ -109,6 +111,16 @@ def test_learned_lengths_and_stochastic_depth_equal_the_reference() -> None:
 
 def test_a_head_with_batch_norm_equals_the_reference() -> None:
     check(dino(head_norm=True), SETTINGS["drop+patch"], 3)
+
+
+@pytest.mark.parametrize(("setting", "norms"), [("off", 0), ("on", 2)])
+def test_the_setting_reaches_both_heads(setting: str, norms: int) -> None:
+    text = f"model vit_tiny_patch16_224 (depth=1); method dino; head 8 4 16; head_norm {setting};"
+    method = build_method(compile_text(f"{text} epochs 0-1: full;").config, seed=0)
+    assert method.target is not None
+    for network in (method.online, method.target):
+        found = [m for m in network.modules() if isinstance(m, GlobalBatchNorm)]
+        assert [m.num_features for m in found] == [8] * norms
 
 
 def check(method: DINO, setting: Setting, locals_: int) -> None:
