@@ -81,7 +81,8 @@ class Watch:
             f"the loss has come back to {loss:.3f}, that of outputs that ignore the image": (
                 "loss",
                 came_back,
-                "lower `lr`, lengthen `warmup`; MoCo: keep `freeze_patch on`",
+                "lower `lr`, lengthen `warmup`; MoCo: keep `freeze_patch on`; DINO: with a small "
+                "model, try `head_norm on`",
             ),
         }
         warnings = []
