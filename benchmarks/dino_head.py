@@ -82,7 +82,7 @@ def main() -> None:
     device = choose_device("auto")
     torch.set_num_threads(device.threads)
     torch.manual_seed(0)
-    head = DinoHead(WIDTH, HIDDEN, BOTTLENECK, PROTOTYPES, True).to(device.device)
+    head = DinoHead(WIDTH, HIDDEN, BOTTLENECK, PROTOTYPES, False, True).to(device.device)
     rows = []
     for batch in options.batches:
         features = torch.randn(VIEWS, batch, WIDTH, device=device.device)

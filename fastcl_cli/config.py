@@ -164,6 +164,7 @@ class RunConfig:
     temperature: float
     teacher_temperature: TeacherTemperature | None
     head: tuple[int, ...]
+    head_norm: bool
     position: Literal["sincos", "learned"]
     freeze_patch: bool
     freeze_last_layer: float

@@ -14,8 +14,10 @@ from tiny import BASE, DEPTH, HEADS, IMAGE, WIDTH, exact, spec
 from torch import Tensor
 
 from fastcl_cli.config import TeacherTemperature
-from fastcl_cli.methods.build import build_backbone
+from fastcl_cli.methods.build import build_backbone, build_method
 from fastcl_cli.methods.dino import DINO
+from fastcl_cli.model.norm import GlobalBatchNorm
+from fastcl_cli.schedule import compile_text
 from fastcl_cli.train.schedules import Values
 
 T, CENTER_MOMENTUM = 0.1, 0.9
@@ -26,10 +28,11 @@ VALUES = [Values(0.5, 1e-4, 0.04, 0.99), Values(1.5, 7e-5, 0.1, 0.995)]
 GLOBALS, LOCAL = (IMAGE, IMAGE), 8
 
 
-def dino(norm_last_layer: bool = True) -> DINO:
+def dino(norm_last_layer: bool = True, head_norm: bool = False) -> DINO:
     torch.manual_seed(1)
     backbone = build_backbone(spec(method="dino"))
-    method = DINO(backbone, (24, 8, 40), T, WARM, CENTER_MOMENTUM, 1.0, norm_last_layer)
+    head = (24, 8, 40)
+    method = DINO(backbone, head, head_norm, T, WARM, CENTER_MOMENTUM, 1.0, norm_last_layer)
     exact(method)
     with torch.no_grad():
         method.center.normal_(std=0.1)
@@ -54,13 +57,20 @@ def features(
     return ref.vit(view, vit, DEPTH, HEADS, patch, position, kept, paths)
 
 
-def logits(p: ref.Params, x: Tensor) -> Tensor:
-    x = ref.gelu(ref.linear(x, p, "head.mlp.0"))
-    x = ref.gelu(ref.linear(x, p, "head.mlp.2"))
-    x = ref.linear(x, p, "head.mlp.4")
+def logits(p: ref.Params, views: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Of each view; a head with batch norm takes its statistics over the rows of all of them."""
+    x = torch.cat(list(views))
+    if "head.mlp.6.weight" in p:
+        x = ref.gelu(ref.batch_norm(ref.linear(x, p, "head.mlp.0"), p, "head.mlp.1"))
+        x = ref.gelu(ref.batch_norm(ref.linear(x, p, "head.mlp.3"), p, "head.mlp.4"))
+        x = ref.linear(x, p, "head.mlp.6")
+    else:
+        x = ref.gelu(ref.linear(x, p, "head.mlp.0"))
+        x = ref.gelu(ref.linear(x, p, "head.mlp.2"))
+        x = ref.linear(x, p, "head.mlp.4")
     x = x / x.norm(dim=1, keepdim=True)
     v = p["head.direction"]
-    return x @ (p["head.length"] * v / v.norm(dim=1, keepdim=True)).T
+    return (x @ (p["head.length"] * v / v.norm(dim=1, keepdim=True)).T).chunk(len(views))
 
 
 class Reference:
@@ -72,15 +82,12 @@ class Reference:
     def loss(
         self, online: ref.Params, target: ref.Params, views: Sequence[View], index: int
     ) -> Tensor:
-        student = [
-            (logits(online, features(online, v.pixels, *v.online, v.paths)) / T).log_softmax(1)
-            for v in views
-        ]
-        raw = [
-            logits(target, features(target, v.pixels, *v.target))
-            for v in views
-            if v.target is not None
-        ]
+        seen = [features(online, v.pixels, *v.online, v.paths) for v in views]
+        student = [(z / T).log_softmax(1) for z in logits(online, seen)]
+        raw = logits(
+            target,
+            [features(target, v.pixels, *v.target) for v in views if v.target is not None],
+        )
         teacher = [((r - self.center) / TEMPERATURES[index]).softmax(1) for r in raw]
         terms = [
             -(t * s).sum(1).mean()
@@ -88,7 +95,7 @@ class Reference:
             for j, s in enumerate(student)
             if i != j
         ]
-        mean = torch.cat(raw).mean(0)
+        mean = torch.cat(list(raw)).mean(0)
         self.center = CENTER_MOMENTUM * self.center + (1 - CENTER_MOMENTUM) * mean
         return sum(terms) / len(terms)  # type: ignore[return-value]
 
@@ -101,6 +108,20 @@ def test_two_updates_equal_the_reference(setting: Setting, locals_: int) -> None
 
 def test_learned_lengths_and_stochastic_depth_equal_the_reference() -> None:
     check(dino(norm_last_layer=False), Setting(4, 4, True, drop_path=0.5), 2)
+
+
+def test_a_head_with_batch_norm_equals_the_reference() -> None:
+    check(dino(head_norm=True), SETTINGS["drop+patch"], 3)
+
+
+@pytest.mark.parametrize(("setting", "norms"), [("off", 0), ("on", 2)])
+def test_the_setting_reaches_both_heads(setting: str, norms: int) -> None:
+    text = f"model vit_tiny_patch16_224 (depth=1); method dino; head 8 4 16; head_norm {setting};"
+    method = build_method(compile_text(f"{text} epochs 0-1: full;").config, seed=0)
+    assert method.target is not None
+    for network in (method.online, method.target):
+        found = [m for m in network.modules() if isinstance(m, GlobalBatchNorm)]
+        assert [m.num_features for m in found] == [8] * norms
 
 
 def check(method: DINO, setting: Setting, locals_: int) -> None:

@@ -51,6 +51,7 @@ METHODS: dict[str, tuple[Callable[[], Method], Any, tuple[int, ...], int, float 
     "moco": (lambda: exact(moco()), MOCO_VALUES, (IMAGE, IMAGE), 2, None),
     "simclr": (simclr, SIMCLR_VALUES, (IMAGE, IMAGE), 0, None),
     "dino": (lambda: dino(norm_last_layer=False), DINO_VALUES, (IMAGE, IMAGE, 8, 8), 2, 0.05),
+    "dino, head_norm": (lambda: dino(head_norm=True), DINO_VALUES, (IMAGE, IMAGE, 8, 8), 2, 0.05),
 }
 CASES = {
     **{f"{m}, {s}": (m, SETTINGS[s], torch.float64) for m in METHODS for s in SETTINGS},

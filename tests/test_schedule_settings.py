@@ -76,13 +76,14 @@ def test_defaults_of_dino() -> None:
     assert (c.clip, c.drop_path, c.freeze_last_layer, c.norm_last_layer) == (3.0, 0.1, 1.0, True)
     assert (c.augmentation.crop, c.augmentation.local_crop) == ((0.4, 1.0), (0.05, 0.4))
     assert c.augmentation.resize == "bicubic"
+    assert not c.head_norm
 
 
 def test_values_of_every_form() -> None:
     c = config(
         "method dino; lr 0.001; decay poly 2 to 1e-6; warmup 5%; clip none; locals 0 96;"
         "teacher_temperature 0.04 -> 0.07 in 30 epochs; weight_decay 0.05; decode 192;"
-        'data "a b/*.beton"; norm_last_layer off; drop_path 0; precision float32;'
+        'data "a b/*.beton"; norm_last_layer off; head_norm on; drop_path 0; precision float32;'
     )
     assert c.lr.peak(4096) == 0.001
     assert c.decay == Decay("poly", 2.0, 1e-6)
@@ -91,6 +92,7 @@ def test_values_of_every_form() -> None:
     assert c.teacher_temperature == TeacherTemperature(0.04, 0.07, 30.0)
     assert c.weight_decay == Ramp(0.05, 0.05)
     assert not c.norm_last_layer
+    assert c.head_norm
     assert len(compile_text("method dino; locals 0 96;" + PHASE).plan.segments[0].views) == 1
 
 

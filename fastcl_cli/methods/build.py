@@ -63,6 +63,7 @@ def build_method(config: RunConfig, seed: int) -> Method:
         return DINO(
             backbone,
             config.head,
+            config.head_norm,
             config.temperature,
             config.teacher_temperature,
             config.center_momentum,

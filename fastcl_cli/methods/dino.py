@@ -5,7 +5,8 @@ Kept from the published recipe: multi-crop with a teacher that sees the global v
 three GELU layers, L2 normalisation and weight-normed prototypes, centring by a moving average taken
 after the loss, a teacher temperature that moves once an epoch, gradients clipped tensor by tensor,
 prototypes without gradient at first, weight decay on every matrix (position embeddings and [CLS]
-included) and on no vector, the teacher averaged after the update with that step's momentum.
+included) and on no vector, the teacher averaged after the update with that step's momentum; and its
+option of batch norm in the head, off unless asked for.
 
 Departure: the prototypes' cross entropy is computed view by view with its gradient
 (`PrototypeLoss`), which changes the memory and not the maths.
@@ -25,6 +26,7 @@ from fastcl_cli import distributed
 from fastcl_cli.config import TeacherTemperature
 from fastcl_cli.methods.base import Input, Loss, Method, Teacher, encode
 from fastcl_cli.model.ema import frozen_copy
+from fastcl_cli.model.norm import GlobalBatchNorm
 from fastcl_cli.model.vit import Encoder
 
 
@@ -79,20 +81,27 @@ class DinoHead(nn.Module):
     """D-hidden-hidden-bottleneck with GELU, L2-normalised, and weight-normed prototypes.
 
     Args:
+        norm: batch norm before each GELU; then a batch's rows are no longer independent.
         norm_last_layer: keep each prototype's length at 1; else it is learned.
     """
 
     def __init__(
-        self, width: int, hidden: int, bottleneck: int, prototypes: int, norm_last_layer: bool
+        self,
+        width: int,
+        hidden: int,
+        bottleneck: int,
+        prototypes: int,
+        norm: bool,
+        norm_last_layer: bool,
     ) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, bottleneck),
-        )
+        layers: list[nn.Module] = []
+        for inner in (width, hidden):
+            layers.append(nn.Linear(inner, hidden))
+            if norm:
+                layers.append(GlobalBatchNorm(hidden))
+            layers.append(nn.GELU())
+        self.mlp = nn.Sequential(*layers, nn.Linear(hidden, bottleneck))
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -111,6 +120,13 @@ class DinoHead(nn.Module):
         return self.length * F.normalize(self.direction, dim=1)
 
 
+def project(head: DinoHead, features: Sequence[Tensor]) -> Tensor:
+    """The head on V views of (B, D) at once, (V, B, bottleneck): as in the published code, a batch
+    norm's statistics are those of all views that a network sees."""
+    z: Tensor = head(torch.cat(list(features)))
+    return z.view(len(features), -1, z.shape[1])
+
+
 class DINO(Method):
     """A student that predicts, from every view, its teacher's distribution for the global ones."""
 
@@ -118,6 +134,7 @@ class DINO(Method):
         self,
         backbone: Encoder,
         head: tuple[int, ...],
+        head_norm: bool,
         temperature: float,
         teacher_temperature: TeacherTemperature,
         center_momentum: float,
@@ -130,7 +147,9 @@ class DINO(Method):
         self.teacher_temperature = teacher_temperature
         self.center_momentum = center_momentum
         self.freeze_last_layer = freeze_last_layer
-        projector = DinoHead(backbone.width, hidden, bottleneck, prototypes, norm_last_layer)
+        projector = DinoHead(
+            backbone.width, hidden, bottleneck, prototypes, head_norm, norm_last_layer
+        )
         self.online = nn.ModuleDict({"backbone": backbone, "head": projector})
         self.target = frozen_copy(self.online)
         self.center: Tensor
@@ -139,10 +158,10 @@ class DINO(Method):
     def loss(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
         student_head, teacher_head = self._heads
         features = encode(self.online["backbone"], online)
-        student = torch.stack([student_head(x) for x in features])
+        student = project(student_head, features)
         with torch.no_grad():
             assert self.target is not None
-            z = torch.stack([teacher_head(x) for x in encode(self.target["backbone"], target)])
+            z = project(teacher_head, encode(self.target["backbone"], target))
             logits = (z @ teacher_head.prototypes.T).to(z.dtype)
             temperature = self.teacher_temperature.at(int(epochs))
             teacher = ((logits - self.center) / temperature).softmax(dim=2)

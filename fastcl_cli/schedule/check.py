@@ -236,6 +236,7 @@ def build_config(
         temperature=v["temperature"],
         teacher_temperature=v["teacher_temperature"],
         head=v["head"],
+        head_norm=bool(v["head_norm"]),
         position=v["position"],
         freeze_patch=v["freeze_patch"],
         freeze_last_layer=v["freeze_last_layer"] or 0.0,

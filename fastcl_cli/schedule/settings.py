@@ -177,6 +177,13 @@ _SPECS = (
         "widths of the projection head; DINO: hidden, bottleneck, prototypes",
     ),
     SettingSpec(
+        "head_norm",
+        "on|off",
+        read.read_on_off,
+        _dino("off"),
+        "batch norm on the hidden layers of the head",
+    ),
+    SettingSpec(
         "position",
         "sincos|learned",
         read.words("sincos", "learned"),

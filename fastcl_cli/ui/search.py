@@ -62,7 +62,7 @@ def run(
         trains = (budget, profile, free or None, overwrite or None)
         if any(option is not None for option in trains) or resume != "never":
             raise UsageError(
-                "--budget, --profile, --free, --resume and --overwrite are for a search that trains",
+                "--budget, --profile, --free, --resume and --overwrite are for searches that train",
                 "leave them out with --checkpoints",
             )
         from fastcl_cli.search.off_policy import schedule_of
