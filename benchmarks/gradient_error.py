@@ -21,12 +21,14 @@ from pathlib import Path
 import torch
 from common import record, table
 
+from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.gradient_error.estimators import GradientError, Mean
 from fastcl_cli.gradient_error.paired import PairedGradients, measure
 from fastcl_cli.schedule import load
 from fastcl_cli.schedule.resolve import full_views, ladder
 from fastcl_cli.search.texts import length_of, trial
 from fastcl_cli.train.device import choose_device
+from fastcl_cli.train.loop import batches
 from fastcl_cli.train.session import RunRequest, Session
 
 GRID = "drop 0 0.25 0.5 0.75 patch 4 8"
@@ -72,7 +74,7 @@ def memory() -> str:
     session = opened("moco_full", VIT_S, "batch=8", "precision=float32")
     rungs = ladder(session.config, 8)
     assert len(rungs) == 24
-    gradients, full = session.gradients("memory", 4), full_views(session.config)
+    gradients, full = session.estimates.gradients("memory", 4), full_views(session.config)
     vector = 4 * sum(p.numel() for p in session.method.trained().values())
     # One pair without a compressed setting: the model's activations, the loader, g and its sum.
     measure(gradients, full, [full], 0.0, groups=1, pairs=2)
@@ -95,10 +97,9 @@ def memory() -> str:
 def trained(steps: int) -> Session:
     """The quickstart's network after so many steps with its cheapest setting."""
     session = opened("quickstart", GRID)
-    loader = session.probe_loader
+    assert session.config.decode is not None
+    loader = DecodedLoader(session.data, session.config.decode, session.device.threads)
     trainer = session.trainer()
-    from fastcl_cli.train.loop import batches
-
     for step, segment, batch in batches(session.plan, loader, 0, 0, steps):
         trainer.step(step, segment.views, batch)
     return session
@@ -135,7 +136,7 @@ def precision() -> str:
     bf16 = type(session.device)(session.device.device, "bf16", session.device.threads)
     sources = {}
     for name, device in {"float32": session.device, "bf16": bf16}.items():
-        gradients = session.gradients("precision", 64)
+        gradients = session.estimates.gradients("precision", 64)
         gradients.device = device
         sources[name] = (gradients, 8)
     found = compare(session, sources, session.config.batch)
@@ -148,7 +149,9 @@ FIGURES = ("bias²", "variance", "CA-MSE")
 
 def batch() -> str:
     session = trained(200)
-    sources = {f"b = {b}": (session.gradients("batch", b), 1024 // b) for b in (16, 32, 64, 128)}
+    sources = {
+        f"b = {b}": (session.estimates.gradients("batch", b), 1024 // b) for b in (16, 32, 64, 128)
+    }
     found = compare(session, sources, session.config.batch)
     header = ["setting", *(f"{name} {figure}" for name in found for figure in FIGURES)]
     return table(header, rows_of(session, found, session.config.batch))

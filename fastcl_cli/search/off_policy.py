@@ -58,7 +58,7 @@ def measure_checkpoints(
     session = Session(RunRequest(loaded, Path(), seed), emit)
     config, plan = session.config, session.plan
     size = min(batch or DEFAULT_BATCH, config.batch, plan.images)
-    gradients = session.gradients("checkpoints", size)
+    gradients = session.estimates.gradients("checkpoints", size)
     rungs = {i: (r, r.sample_cost) for i, r in enumerate(ladder(config, config.batch))}
     stages = []
     for number, path in enumerate(checkpoints):

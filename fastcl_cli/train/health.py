@@ -90,8 +90,8 @@ def signs(line: Mapping[str, Any], collapse_loss: float) -> Iterator[Sign]:
         "loss",
         abs(loss / collapse_loss - 1) <= NEAR_COLLAPSE,
         f"the loss stands at {loss:.3f}, that of outputs that ignore the image",
-        "lower `lr`, lengthen `warmup`; MoCo: keep `freeze_patch on`; DINO: with a small model, try "
-        "`head_norm on`",
+        "lower `lr`, lengthen `warmup`; MoCo: keep `freeze_patch on`; DINO: with a small model, "
+        "try `head_norm on`",
     )
     yield Sign(
         "std",

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -51,16 +50,14 @@ from fastcl_cli.events import (
 )
 from fastcl_cli.extras import available_cores
 from fastcl_cli.files import write_text
-from fastcl_cli.gradient_error.paired import LEAST_UPDATES, PairedGradients, adam_scale
-from fastcl_cli.gradient_error.running import RunningError, probe_batch
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_method
 from fastcl_cli.plan import Plan, default_log_interval, default_save_interval
 from fastcl_cli.schedule import Loaded
-from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.schedule.taken import taken_schedule
-from fastcl_cli.train.auto import ClosedLoop, Neighbours, Policy, measured_costs, words
+from fastcl_cli.train.auto import Neighbours, Policy, words
 from fastcl_cli.train.device import Device, choose_device
+from fastcl_cli.train.estimates import Estimates
 from fastcl_cli.train.folder import RunFolder, refused_update, unwritable
 from fastcl_cli.train.health import Watch
 from fastcl_cli.train.inputs import InputMaker, decoded_side
@@ -137,8 +134,17 @@ class Session:
         self.folder = RunFolder(request.out)
         self._planned = self.plan
         self._meter = Meter(self.plan, {})
-        self._error = self._running_error({})
-        self._auto = self._closed_loop({})
+        self.estimates = Estimates(
+            self.method,
+            self.optimizer,
+            self.config,
+            self.plan,
+            self.data,
+            self.device,
+            request.seed,
+            request.policy,
+            request.clock,
+        )
         self._saved: int | None = None
         self._watch = Watch(self.plan.epochs, self.plan.in_epochs(self.config.warmup))
         judged = (self.config.knn, self.config.val)
@@ -193,22 +199,25 @@ class Session:
         """Train from ``done`` updates on, with the decisions of `auto` phases between; returns the
         number of updates then."""
         loader = DecodedLoader(self.data, self._decode, self.device.threads)
-        trainer = self.trainer()
+        trainer, auto = self.trainer(), self.estimates.auto
         while done < self.stop_step and not stop.agreed():
-            if self._auto is not None and self._auto.due(done):
+            if auto is not None and auto.due(done):
                 try:
-                    self._decide(self._auto, done, stop)
+                    self._decide(done, stop)
                 except _StoppedError:
                     break
+            end = self.stop_step if auto is None else auto.next_decision(done + 1)
             done = run_steps(
                 trainer,
                 self.plan,
                 loader,
                 self._request.seed,
                 done,
-                self._next_break(done),
+                self.stop_step
+                if auto is None
+                else min(self.stop_step, auto.next_decision(done + 1)),
                 meter=self._meter,
-                error=self._error,
+                error=self.estimates.error,
                 judge=self.judge,
                 log_every=self._request.log_every or default_log_interval(self.plan.steps),
                 save_every=self._request.save_every or default_save_interval(self.plan.steps),
@@ -231,62 +240,15 @@ class Session:
             self.config.clip,
         )
 
-    def _next_break(self, step: int) -> int:
-        """Where the steps that begin with ``step`` end: the next decision, or the run's end."""
-        if self._auto is None:
-            return self.stop_step
-        return min(self.stop_step, self._auto.next_decision(step + 1))
-
-    def gradients(self, purpose: str, batch: int) -> PairedGradients:
-        """Paired gradients of the run's network, with draws of their own for ``purpose``."""
-        return PairedGradients(
-            self.method,
-            self.config,
-            self.data,
-            lambda: self.probe_loader,
-            self.device,
-            self._request.seed,
-            batch,
-            purpose=purpose,
-        )
-
-    @cached_property
-    def probe_loader(self) -> DecodedLoader:
-        """Beside the loader that trains, whose stream is open while gradients are measured."""
-        return DecodedLoader(self.data, self._decode, self.device.threads)
-
-    def _running_error(self, carried: Mapping[str, Any]) -> RunningError | None:
-        if self.config.gradient_error is None:
-            return None
-        interval = None if self.config.gradient_error == "auto" else self.config.gradient_error
-        least = min(segment.batch for segment in self._planned.segments)
-        gradients = self.gradients("gradient error", probe_batch(least, self.data.images))
-        return RunningError(gradients, full_views(self.config), interval, carried)
-
-    def _closed_loop(self, carried: Mapping[str, Any]) -> ClosedLoop | None:
-        if not any(segment.auto for segment in self._planned.segments):
-            return None
-        policy = self._request.policy(self._planned)
-        least = min(segment.batch for segment in self._planned.segments)
-        batch = policy.batch or probe_batch(least, self.data.images)
-        gradients = self.gradients("decisions", batch)
-        costs = None
-        if self._request.clock is not None:
-            costs = measured_costs(self._request.clock, self.config)
-        return ClosedLoop(gradients, self.config, self._planned, policy, carried, costs)
-
-    def _decide(self, auto: ClosedLoop, step: int, stop: Stop) -> None:
+    def _decide(self, step: int, stop: Stop) -> None:
         def progress(done: int, total: int) -> None:
             self._emit(Measuring(done, total))
             if stop.agreed():
                 raise _StoppedError
 
-        adam = auto.policy.metric == "adam" and step >= LEAST_UPDATES
-        auto.gradients.precondition = adam_scale(self.method, self.optimizer) if adam else None
         with self._meter.paused():
-            decision = auto.decide(step, self.plan.epochs_at(step), progress)
-        distributed.need_equal(repr(auto.state), "the decision")
-        self.plan = self._meter.plan = auto.plan
+            decision = self.estimates.decide(step, progress)
+        self.plan = self._meter.plan = self.estimates.plan
         if self.judge is not None:
             self.judge.plan = self.plan
         if self._leads:
@@ -331,14 +293,12 @@ class Session:
             )
         load_run(checkpoint, self.method, self.optimizer)
         try:
-            self._error = self._running_error(header.error)
-            self._auto = self._closed_loop(header.auto)
+            self.estimates.restore(header.error, header.auto)
         except (TypeError, ValueError) as error:
             raise CheckpointError(
                 f"{checkpoint}: its header's measurements are not of this run: {error}"
             ) from error
-        if self._auto is not None:
-            self.plan = self._auto.plan
+        self.plan = self.estimates.plan
         self._meter = Meter(self.plan, header.meter)
         self._saved = header.step
         distributed.wait()  # all have read it
@@ -390,8 +350,8 @@ class Session:
             self.data.identity,
             schedule,
             self._meter.state,
-            self._error.state if self._error is not None else {},
-            self._auto.state if self._auto is not None else {},
+            {} if self.estimates.error is None else self.estimates.error.state,
+            {} if self.estimates.auto is None else self.estimates.auto.state,
         )
 
     def _describe(self) -> None:
@@ -454,7 +414,7 @@ class Session:
             raise kind(message, help)
         if self._leads:
             save_backbone(self.folder.backbone, self.method.backbone, self.spec, done)
-            if self._auto is not None:
+            if self.estimates.auto is not None:
                 taken = taken_schedule(self._request.schedule, self.plan, path.name)
                 write_text(self.folder.taken, taken)
         line = timm_line(self.folder.backbone, self.spec)
