@@ -213,9 +213,7 @@ class Session:
                 loader,
                 self._request.seed,
                 done,
-                self.stop_step
-                if auto is None
-                else min(self.stop_step, auto.next_decision(done + 1)),
+                min(end, self.stop_step),
                 meter=self._meter,
                 error=self.estimates.error,
                 judge=self.judge,
