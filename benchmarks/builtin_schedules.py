@@ -25,7 +25,8 @@ from fastcl_cli.estimate import estimate
 from fastcl_cli.schedule import Loaded, compile_text, load
 from fastcl_cli.schedule.library import builtin_schedules
 from fastcl_cli.train.device import choose_device
-from fastcl_cli.train.session import RunRequest, Session
+from fastcl_cli.train.request import RunRequest
+from fastcl_cli.train.session import Session
 from fastcl_cli.units import parse_budget
 
 

@@ -32,7 +32,8 @@ import sys
 from pathlib import Path
 from fastcl_cli.events import RunFinished
 from fastcl_cli.schedule import compile_text, load
-from fastcl_cli.train.session import RunRequest, Session
+from fastcl_cli.train.request import RunRequest
+from fastcl_cli.train.session import Session
 events = []
 Session(RunRequest(load(sys.argv[1]), Path(sys.argv[2]), overwrite=True), events.append).train()
 print(next(event.seconds for event in events if isinstance(event, RunFinished)))

@@ -29,7 +29,8 @@ from fastcl_cli.schedule.resolve import full_views, ladder
 from fastcl_cli.search.texts import length_of, trial
 from fastcl_cli.train.device import choose_device
 from fastcl_cli.train.loop import batches
-from fastcl_cli.train.session import RunRequest, Session
+from fastcl_cli.train.request import RunRequest
+from fastcl_cli.train.session import Session
 
 GRID = "drop 0 0.25 0.5 0.75 patch 4 8"
 VIT_S = "drop 0 0.2 0.4 0.5 0.6 0.75 patch 16 28 32 56"

@@ -16,7 +16,8 @@ from fastcl_cli.schedule import Loaded, compile_text
 from fastcl_cli.schedule.ast import Clause, Phase, Word
 from fastcl_cli.schedule.format import format_schedule
 from fastcl_cli.schedule.resolve import full_views
-from fastcl_cli.train.session import RunRequest, Session
+from fastcl_cli.train.request import RunRequest
+from fastcl_cli.train.session import Session
 
 
 @dataclass(frozen=True, slots=True)

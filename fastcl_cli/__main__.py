@@ -1,5 +1,5 @@
 """``python -m fastcl_cli`` is ``fastcl``."""
 
-from fastcl_cli.cli import main
+from fastcl_cli.cli.main import main
 
 main()

@@ -21,7 +21,8 @@ from fastcl_cli.gradient_error.choose import Choice
 from fastcl_cli.schedule import Request, compile_text, load
 from fastcl_cli.schedule.resolve import ladder
 from fastcl_cli.train.auto import Neighbours, words
-from fastcl_cli.train.session import RunRequest, Session
+from fastcl_cli.train.request import RunRequest
+from fastcl_cli.train.session import Session
 
 SCHEDULE = """
 method moco; data digits; image 32; batch 125; lr 1e-3; warmup 1 epochs; head 64 32;

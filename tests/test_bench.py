@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastcl_cli.checkpoint import save_run
-from fastcl_cli.cli import main
+from fastcl_cli.cli.main import main
 from fastcl_cli.clocks import ProfileClock
 from fastcl_cli.cost import forward_flops
 from fastcl_cli.data.loader import Decoded
@@ -36,7 +36,8 @@ from fastcl_cli.train import loop, session
 from fastcl_cli.train.bench import Bench, BenchRequest
 from fastcl_cli.train.loop import Meter
 from fastcl_cli.train.memory import PeakMemory
-from fastcl_cli.train.session import RunRequest, Session
+from fastcl_cli.train.request import RunRequest
+from fastcl_cli.train.session import Session
 from fastcl_cli.train.step import StepResult, Trainer
 from fastcl_cli.units import parse_budget
 

@@ -28,7 +28,8 @@ from fastcl_cli.plan import Segment
 from fastcl_cli.schedule import Loaded, compile_text, load
 from fastcl_cli.schedule.library import builtin_schedules
 from fastcl_cli.train import session
-from fastcl_cli.train.session import RunRequest, Session
+from fastcl_cli.train.request import RunRequest
+from fastcl_cli.train.session import Session
 from fastcl_cli.train.step import _LossModule
 from fastcl_cli.train.synthetic import SyntheticLoader
 from fastcl_cli.units import parse_budget

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torchvision_layouts as layouts
 
-from fastcl_cli.cli import main
+from fastcl_cli.cli.main import main
 from fastcl_cli.data.pack import pack
 
 SCHEDULE = """

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from fastcl_cli import __version__
-from fastcl_cli.cli import _run
+from fastcl_cli.cli.main import _run
 from fastcl_cli.schedule.diagnostics import CODES
 from fastcl_cli.schedule.library import builtin_schedules
 

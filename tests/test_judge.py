@@ -26,7 +26,8 @@ from fastcl_cli.train import judge as judging
 from fastcl_cli.train.device import Device
 from fastcl_cli.train.judge import Judge, Subset
 from fastcl_cli.train.loop import Meter
-from fastcl_cli.train.session import RunRequest, Session
+from fastcl_cli.train.request import RunRequest
+from fastcl_cli.train.session import Session
 
 CPU = Device(torch.device("cpu"), "float32", 1)
 

@@ -18,7 +18,7 @@ from test_checkpoint import HEADER, trained
 from tiny import DEPTH, IMAGE, WIDTH, spec
 
 from fastcl_cli.checkpoint import load_backbone, save_backbone, save_run, timm_line
-from fastcl_cli.cli import main
+from fastcl_cli.cli.main import main
 from fastcl_cli.data.beton import Beton, open_beton
 from fastcl_cli.errors import CheckpointError, DataError, UsageError
 from fastcl_cli.evaluate.features import Reading

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
-from fastcl_cli.cli import app
+from fastcl_cli.cli.main import app
 from fastcl_cli.schedule import compile_text
 from fastcl_cli.schedule.settings import settings_markdown
 

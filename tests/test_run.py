@@ -22,7 +22,8 @@ from fastcl_cli.methods.base import Input
 from fastcl_cli.plan import Segment
 from fastcl_cli.schedule import Request, compile_text
 from fastcl_cli.train.inputs import Batch, InputMaker
-from fastcl_cli.train.session import RunRequest, Session
+from fastcl_cli.train.request import RunRequest
+from fastcl_cli.train.session import Session
 
 SCHEDULE = """
 method moco; data digits; image 32; batch 128; lr 1e-3; warmup 1 epochs; head 64 32;

@@ -27,9 +27,9 @@ def unpacked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fastcl(site: Path, folder: Path, *arguments: str) -> str:
     code = (
-        "import sys; sys.path.insert(0, sys.argv.pop(1)); import fastcl_cli, fastcl_cli.cli;"
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); import fastcl_cli, fastcl_cli.cli.main;"
         "assert fastcl_cli.__file__.startswith(sys.path[0]); sys.argv[0] = 'fastcl';"
-        "fastcl_cli.cli.main()"
+        "fastcl_cli.cli.main.main()"
     )
     command = [sys.executable, "-c", code, str(site), *arguments]
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout

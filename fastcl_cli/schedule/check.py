@@ -19,9 +19,9 @@ from fastcl_cli.schedule.diagnostics import Collector, FaultError, listed, neare
 from fastcl_cli.schedule.held import images_held
 from fastcl_cli.schedule.parser import parse
 from fastcl_cli.schedule.patch_sides import require_patch
+from fastcl_cli.schedule.reader import Values
 from fastcl_cli.schedule.settings import NONE, SETTING_NAMES, SETTINGS, SettingSpec
 from fastcl_cli.schedule.source import Source, Span, clip
-from fastcl_cli.schedule.values import Values
 from fastcl_cli.schedule.words import CLAUSES
 
 

@@ -1,9 +1,8 @@
-"""Grids of compression, in the language's words: ``drop 0 0.5 0.75 patch 16 28 32 56``."""
+"""Grids of compression, as the setting `choices` writes them:
+``drop 0 0.5 0.75 patch 16 28 32 56``."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
@@ -11,20 +10,18 @@ from fastcl_cli.errors import UsageError
 from fastcl_cli.plan import Compression, Segment
 from fastcl_cli.schedule import ast
 from fastcl_cli.schedule.format import format_schedule
-from fastcl_cli.schedule.load import Loaded, Request, ScheduleError, compile_text
-from fastcl_cli.schedule.resolve import full_views
+from fastcl_cli.schedule.load import Loaded, ScheduleError, compile_text
+from fastcl_cli.schedule.resolve import full_views, ladder
 from fastcl_cli.schedule.source import clip
-
-MAX_CELLS = 400
-_NUMBER = re.compile(r"[0-9.]+%?")
-_HELP = "such as --grid 'drop 0 0.5 0.75 patch 16 32'"
+from fastcl_cli.schedule.taken import as_run
+from fastcl_cli.units import format_decimal
 
 
 @dataclass(frozen=True)
 class Grid:
     """Every combination of some drops with some patches.
 
-    ``drops`` and ``patches`` are as they were written; ``cells`` holds a segment for each, drops
+    ``drops`` and ``patches`` are in rising order; ``cells`` holds a segment for each, drops
     varying first. Each clause is for its default encoders, at the schedule's own batch.
     """
 
@@ -39,20 +36,60 @@ def parse_grid(text: str, loaded: Loaded) -> Grid:
     Raises:
         UsageError: ``text`` is no grid, or a value does not suit the model or the image.
     """
-    values = _values(text)
-    drops, patches = values["drop"], values["patch"]
-    pairs = [(drop, patch) for patch in patches for drop in drops]
-    if len(pairs) > MAX_CELLS:
-        raise UsageError(f"--grid: {len(pairs):,} cells are more than {MAX_CELLS}", "name fewer")
-    phases = "".join(
-        f"steps {i}-{i + 1}: drop {drop} patch {patch};\n" for i, (drop, patch) in enumerate(pairs)
-    )
     try:
-        plan = compile_text(_settings(loaded) + phases, "--grid", _request(loaded)).plan
+        tried = on_grid(loaded, text, Fraction(1))
     except ScheduleError as error:
         first = next(d for d in error.diagnostics if d.severity == "error")
         raise UsageError(f"--grid '{clip(text)}': {first.message}", first.help) from None
-    return Grid(drops, patches, plan.segments)
+    choices, config = tried.config.choices, tried.config
+    assert choices is not None
+    rungs = {(rung.online.drop, rung.online.patch): rung for rung in ladder(config, config.batch)}
+    first_segment = replace(tried.plan.segments[0], auto=False)
+    cells = []
+    for patch in choices.patch:
+        for drop in choices.drop:
+            rung = rungs[drop, patch]
+            cells.append(
+                replace(
+                    first_segment,
+                    online=rung.online,
+                    target=rung.target,
+                    views=rung.views,
+                    sample_cost=rung.sample_cost,
+                )
+            )
+    drops = tuple(format_decimal(drop) for drop in choices.drop)
+    return Grid(drops, tuple(map(str, choices.patch)), tuple(cells))
+
+
+def on_grid(loaded: Loaded, grid: str, length: Fraction, warmup: Fraction | None = None) -> Loaded:
+    """A schedule's settings with one `auto` phase over a grid.
+
+    Args:
+        loaded: its phases are left out.
+        length: of the run, in epochs.
+        warmup: in per cent of it, in place of the schedule's own.
+
+    Raises:
+        ScheduleError: the grid is not valid, or no step fits into the length.
+    """
+    without = {"length", "choices"} | ({"warmup"} if warmup is not None else set())
+    lines = [settings_text(loaded, without), f"length {format_decimal(length)} epochs;"]
+    if warmup is not None:
+        lines.append(f"warmup {format_decimal(warmup)}%;")
+    request = replace(loaded.request, overrides=(f"choices={grid}",))
+    return compile_text("\n".join([*lines, "0%-100%: auto;"]) + "\n", loaded.name, request)
+
+
+def settings_text(loaded: Loaded, without: set[str]) -> str:
+    """The settings that a schedule was loaded with, those of the command line in place, as text:
+    no comments, no phases, none of ``without``."""
+    plain: list[ast.Statement] = [
+        replace(statement, remarks=ast.Remarks())
+        for statement in as_run(loaded)
+        if isinstance(statement, ast.Setting) and statement.name.text not in without
+    ]
+    return format_schedule(replace(loaded.schedule, statements=tuple(plain), closing=()))
 
 
 def to_measure(loaded: Loaded, grid: Grid | None) -> tuple[Segment, ...]:
@@ -69,41 +106,3 @@ def to_measure(loaded: Loaded, grid: Grid | None) -> tuple[Segment, ...]:
     for segment in segments:
         distinct.setdefault((segment.views, segment.batch), segment)
     return tuple(distinct.values())
-
-
-def _values(text: str) -> dict[str, tuple[str, ...]]:
-    found: dict[str, list[str]] = {}
-    current: list[str] | None = None
-    for word in text.split():
-        if word in ("drop", "patch") and word not in found:
-            current = found[word] = []
-        elif current is None or not _NUMBER.fullmatch(word):
-            raise UsageError(f"--grid '{clip(text)}': unexpected `{clip(word)}`", _HELP)
-        elif word in current:
-            raise UsageError(f"--grid '{clip(text)}': `{word}` stands twice", "remove one of them")
-        else:
-            current.append(word)
-    for name in ("drop", "patch"):
-        if not found.get(name):
-            raise UsageError(f"--grid '{clip(text)}': names no `{name}`", _HELP)
-    return {name: tuple(words) for name, words in found.items()}
-
-
-_OF_LENGTH = ("length", "warmup")
-"""Settings that speak of the schedule's own ranges."""
-
-
-def _settings(loaded: Loaded) -> str:
-    """The schedule's settings without its phases, as text."""
-    statements: Sequence[ast.Statement] = [
-        s
-        for s in loaded.schedule.statements
-        if isinstance(s, ast.Setting) and s.name.text not in _OF_LENGTH
-    ]
-    return format_schedule(replace(loaded.schedule, statements=tuple(statements), closing=()))
-
-
-def _request(loaded: Loaded) -> Request:
-    request = loaded.request
-    kept = (o for o in request.overrides if o.partition("=")[0].strip() not in _OF_LENGTH)
-    return replace(request, overrides=tuple(kept))

@@ -16,6 +16,7 @@ from typing import Any
 
 from fastcl_cli.config import METHODS, Method
 from fastcl_cli.schedule import values as read
+from fastcl_cli.schedule.reader import Values
 
 NONE = "none"
 
@@ -30,7 +31,7 @@ class SettingSpec:
 
     name: str
     syntax: str
-    read: Callable[[read.Values], Any]
+    read: Callable[[Values], Any]
     defaults: Mapping[Method, str]
     meaning: str
 

@@ -19,7 +19,8 @@ from fastcl_cli.schedule.resolve import full_views, ladder
 from fastcl_cli.search.on_policy import DEFAULT_BATCH
 from fastcl_cli.search.texts import length_of, trial
 from fastcl_cli.train.auto import Metric, measure_rungs
-from fastcl_cli.train.session import RunRequest, Session
+from fastcl_cli.train.request import RunRequest
+from fastcl_cli.train.session import Session
 
 
 def schedule_of(checkpoint: Path) -> Loaded:

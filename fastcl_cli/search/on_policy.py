@@ -29,7 +29,8 @@ from fastcl_cli.search.texts import (
     trial,
 )
 from fastcl_cli.train.auto import Metric, Stages
-from fastcl_cli.train.session import RunRequest, Session
+from fastcl_cli.train.request import RunRequest
+from fastcl_cli.train.session import Session
 from fastcl_cli.units import Budget
 
 DEFAULT_BATCH = 128

@@ -11,9 +11,9 @@ from typing import Any
 from fastcl_cli.config import RunConfig
 from fastcl_cli.errors import BudgetError
 from fastcl_cli.plan import Plan
-from fastcl_cli.schedule import Loaded, Request, ast, compile_text
+from fastcl_cli.schedule import Loaded, Request, compile_text
 from fastcl_cli.schedule.format import format_schedule
-from fastcl_cli.schedule.taken import as_run
+from fastcl_cli.schedule.grid import on_grid, settings_text
 from fastcl_cli.units import format_decimal, round_half_up
 
 DEFAULT_DROPS = "0 0.25 0.5 0.75"
@@ -51,43 +51,20 @@ def trial(base: Loaded, grid: str | None, length: Fraction) -> Loaded:
     Raises:
         ScheduleError: the grid is not valid, or the trial too short.
     """
-    settings = _settings(
-        base, {"length", "choices"} | ({"warmup"} if _other(base, length) else set())
-    )
-    lines = [_text(base, settings), f"length {format_decimal(length)} epochs;"]
-    if grid is None and base.config.choices is not None:
-        grid = next(
-            " ".join(value.text for value in statement.values)
-            for statement in as_run(base)
-            if isinstance(statement, ast.Setting) and statement.name.text == "choices"
-        )
-    if _other(base, length):
-        share = base.plan.in_epochs(base.config.warmup) / base.plan.epochs
-        percent = min(Fraction(round_half_up(Fraction(share) * 1000), 10), Fraction(100))
-        lines.append(f"warmup {format_decimal(percent)}%;")
-    lines.append("0%-100%: auto;")
-    overrides = (f"choices={grid or default_grid(base.config)}",)
-    request = replace(base.request, overrides=overrides)
-    return compile_text("\n".join(lines) + "\n", base.name, request)
+    grid = grid or _own_choices(base) or default_grid(base.config)
+    if length == length_of(base):
+        return on_grid(base, grid, length)
+    share = base.plan.in_epochs(base.config.warmup) / base.plan.epochs
+    percent = Fraction(round_half_up(Fraction(share) * 1000), 10)
+    return on_grid(base, grid, length, min(percent, Fraction(100)))
 
 
-def _other(base: Loaded, length: Fraction) -> bool:
-    return length != length_of(base)
-
-
-def _settings(base: Loaded, without: set[str]) -> list[ast.Statement]:
-    return [
-        statement
-        for statement in as_run(base)
-        if isinstance(statement, ast.Setting) and statement.name.text not in without
-    ]
-
-
-def _text(base: Loaded, statements: Sequence[ast.Statement]) -> str:
-    plain = tuple(
-        replace(s, remarks=ast.Remarks()) for s in statements if not isinstance(s, ast.Broken)
-    )
-    return format_schedule(replace(base.schedule, statements=plain, closing=()))
+def _own_choices(base: Loaded) -> str | None:
+    choices = base.config.choices
+    if choices is None:
+        return None
+    drops = " ".join(format_decimal(drop) for drop in choices.drop)
+    return f"drop {drops} patch {' '.join(map(str, choices.patch))}"
 
 
 def stage_bounds(stages: int) -> list[Fraction]:
@@ -156,7 +133,7 @@ def found_schedule(base: Loaded, stages: Sequence[Stage], head: Sequence[str]) -
     lines = [*head, "#"]
     for stage in stages:
         lines += _stage_comment(stage)
-    lines += ["", _text(base, _settings(base, {"length", "choices"})).rstrip()]
+    lines += ["", settings_text(base, {"length", "choices"}).rstrip()]
     lines.append(f"length {format_decimal(length_of(base))} epochs;")
     own = base.config.model.patch
     phases = []

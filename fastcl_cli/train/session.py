@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from fastcl_cli.checkpoint import (
     save_run,
     timm_line,
 )
-from fastcl_cli.clocks import Clock
 from fastcl_cli.config import RunConfig
 from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.loader import DecodedLoader
@@ -53,9 +51,8 @@ from fastcl_cli.files import write_text
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_method
 from fastcl_cli.plan import Plan, default_log_interval, default_save_interval
-from fastcl_cli.schedule import Loaded
 from fastcl_cli.schedule.taken import taken_schedule
-from fastcl_cli.train.auto import Neighbours, Policy, words
+from fastcl_cli.train.auto import words
 from fastcl_cli.train.device import Device, choose_device
 from fastcl_cli.train.estimates import Estimates
 from fastcl_cli.train.folder import RunFolder, refused_update, unwritable
@@ -64,27 +61,9 @@ from fastcl_cli.train.inputs import InputMaker, decoded_side
 from fastcl_cli.train.judge import open_judge
 from fastcl_cli.train.loop import Meter, Stop, check_batches, run_steps
 from fastcl_cli.train.optim import build_optimizer
+from fastcl_cli.train.request import RunRequest
 from fastcl_cli.train.schedules import Schedules
 from fastcl_cli.train.step import Trainer
-
-
-@dataclass(frozen=True, slots=True)
-class RunRequest:
-    """What a user asked of `run`; None leaves a choice to the run."""
-
-    schedule: Loaded
-    out: Path
-    seed: int = 0
-    resume: str = "never"
-    init_from: Path | None = None
-    overwrite: bool = False
-    max_steps: int | None = None
-    save_every: int | None = None
-    log_every: int | None = None
-    policy: Callable[[Plan], Policy] = Neighbours.of
-    """How `auto` phases decide, for a plan."""
-    clock: Clock | None = None
-    """Tells κ of the settings of `auto` phases; None counts operations."""
 
 
 class _StoppedError(Exception):

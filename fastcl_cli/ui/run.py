@@ -54,7 +54,8 @@ def run(
         loaded = load(schedule, overrides=settings, data=data)
         need_train()
         from fastcl_cli import distributed
-        from fastcl_cli.train.session import RunRequest, Session
+        from fastcl_cli.train.request import RunRequest
+        from fastcl_cli.train.session import Session
 
         request = RunRequest(
             loaded,

@@ -1,0 +1,114 @@
+"""The program: its commands, and how an error becomes a line and an exit status."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import Annotated
+
+import typer
+
+from fastcl_cli import __version__
+from fastcl_cli.cli.data import pack
+from fastcl_cli.cli.features import probe
+from fastcl_cli.cli.schedules import estimate, fmt, validate
+from fastcl_cli.cli.training import bench, run, search
+from fastcl_cli.errors import FastclError
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"fastcl {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(
+    name="fastcl",
+    help="Pre-train Vision Transformers with MoCo-v3, SimCLR and DINO at a quarter of the compute.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error (after any command).")
+    ] = False,
+) -> None:
+    if context.invoked_subcommand is None:
+        print(context.get_help())
+
+
+for _command in (validate, fmt, estimate, bench, run, search, probe, pack):
+    app.command()(_command)
+
+
+def main() -> None:
+    """Run the command line: an error is one line, its remedy another, its kind the exit status."""
+    arguments = sys.argv[1:]
+    debug = "--debug" in arguments
+    # As an exception, so that what is half written is removed on the way out.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+    try:
+        status = _run([a for a in arguments if a != "--debug"], debug)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read the output has seen enough; Python must not complain at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    sys.exit(status)
+
+
+def _run(arguments: list[str], debug: bool) -> int:
+    try:
+        result = typer.main.get_command(app).main(
+            arguments, prog_name="fastcl", standalone_mode=False
+        )
+        return result if isinstance(result, int) else 0
+    except BrokenPipeError:
+        raise
+    except SystemExit as stop:
+        # Typer ends the program itself where the reader of the output has gone.
+        if isinstance(stop.__context__, BrokenPipeError):
+            raise stop.__context__ from None
+        raise
+    except FastclError as error:
+        if debug:
+            raise
+        details = getattr(error, "details", "")
+        if details:
+            print(details, file=sys.stderr)
+        return _fail(error.message, error.help, error.exit_code)
+    except (KeyboardInterrupt, typer.Abort):
+        if debug:
+            raise
+        return _fail("interrupted", "", 130)
+    except Exception as error:
+        # Typer's own faults of usage, which it keeps in a place that differs between versions.
+        describe = getattr(error, "format_message", None)
+        if debug:
+            raise
+        if describe is not None:
+            context = getattr(error, "ctx", None)
+            path = context.command_path if context is not None else "fastcl"
+            return _fail(describe(), f"{path} --help", getattr(error, "exit_code", 2))
+        kind = type(error).__name__
+        return _fail(f"a fault of fastcl itself: {kind}: {error}", "run again with --debug", 1)
+
+
+def _fail(message: str, help: str, status: int) -> int:
+    sys.stdout.flush()
+    print(f"error: {message}", file=sys.stderr)
+    if help:
+        print(f"help: {help}", file=sys.stderr)
+    return status

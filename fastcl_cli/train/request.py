@@ -1,0 +1,31 @@
+"""What a user asks of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastcl_cli.clocks import Clock
+from fastcl_cli.plan import Plan
+from fastcl_cli.schedule import Loaded
+from fastcl_cli.train.auto import Neighbours, Policy
+
+
+@dataclass(frozen=True, slots=True)
+class RunRequest:
+    """What a user asked of `run`; None leaves a choice to the run."""
+
+    schedule: Loaded
+    out: Path
+    seed: int = 0
+    resume: str = "never"
+    init_from: Path | None = None
+    overwrite: bool = False
+    max_steps: int | None = None
+    save_every: int | None = None
+    log_every: int | None = None
+    policy: Callable[[Plan], Policy] = Neighbours.of
+    """How `auto` phases decide, for a plan."""
+    clock: Clock | None = None
+    """Tells κ of the settings of `auto` phases; None counts operations."""
