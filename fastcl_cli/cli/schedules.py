@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fastcl_cli.cli.options import Files, Images, Json
+from fastcl_cli.cli.options import Files, Images, Json, Set
 from fastcl_cli.errors import UsageError
 
 
@@ -28,10 +28,7 @@ def validate(
     as_json: Json = False,
     format: Annotated[Format, typer.Option("--format", help="How to print.")] = Format.text,
     images: Images = None,
-    set: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=TEXT", help="In place of the file's `NAME TEXT;`."),
-    ] = None,
+    set: Set = None,
     explain: Annotated[
         str | None,
         typer.Option("--explain", metavar="CODE", help="Say what a code means, at length."),

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fastcl_cli.cli.options import Images, Json
+from fastcl_cli.cli.options import Data, Images, Json, Seed, Set
 
 
 class Ui(str, Enum):
@@ -37,13 +37,8 @@ class Metric(str, Enum):
 
 def bench(
     schedule: Annotated[str, typer.Argument(metavar="FILE", help="Schedule or built-in name.")],
-    data: Annotated[
-        str | None, typer.Option("--data", help="Beton, image folder or built-in name.")
-    ] = None,
-    set: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=TEXT", help="In place of the file's `NAME TEXT;`."),
-    ] = None,
+    data: Data = None,
+    set: Set = None,
     grid: Annotated[
         str | None,
         typer.Option(
@@ -102,14 +97,9 @@ def run(
     out: Annotated[
         Path | None, typer.Option("--out", help="The run's folder. [default: runs/NAME]")
     ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Beton, image folder or name of a set.")
-    ] = None,
-    set: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=TEXT", help="In place of the file's `NAME TEXT;`."),
-    ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0,
+    data: Data = None,
+    set: Set = None,
+    seed: Seed = 0,
     resume: Annotated[
         str,
         typer.Option("--resume", metavar="auto|never|CKPT", help="Go on from a checkpoint."),
@@ -173,13 +163,8 @@ def search(
     method: Annotated[
         Method | None, typer.Option("--method", help="In place of FILE: its published recipe.")
     ] = None,
-    data: Annotated[
-        str | None, typer.Option("--data", help="Beton, image folder or built-in name.")
-    ] = None,
-    set: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="NAME=TEXT", help="In place of the file's `NAME TEXT;`."),
-    ] = None,
+    data: Data = None,
+    set: Set = None,
     images: Images = None,
     out: Annotated[
         Path | None,
@@ -220,7 +205,7 @@ def search(
         str | None,
         typer.Option("--budget", help="For the search: 10gpuh, 5Munits. It trains for less."),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Of every random draw.")] = 0,
+    seed: Seed = 0,
     resume: Annotated[
         str, typer.Option("--resume", metavar="auto|never", help="Go on with a search.")
     ] = "never",
