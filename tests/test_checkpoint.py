@@ -107,11 +107,11 @@ def test_equal_runs_write_equal_files(tmp_path: Path) -> None:
 def test_backbone_loads_into_timm_by_the_printed_line(backbone: Path) -> None:
     encoder, read = load_backbone(backbone)
     assert read == spec()
-    network = eval(timm_line(backbone, read), {"timm": timm}).eval()
-    view = torch.randn(3, 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0))
+    network = eval(timm_line(backbone, read), {"timm": timm}).eval().double()
+    view = torch.randn(3, 3, IMAGE, IMAGE, generator=torch.Generator().manual_seed(0)).double()
     with torch.no_grad():
-        difference = (network(view) - encoder.eval()(view)).abs().max()
-    assert difference <= 1e-6
+        difference = (network(view) - encoder.eval().double()(view)).abs().max()
+    assert difference <= 1e-12
     assert network(view).std() > 0.1
 
 

@@ -229,7 +229,7 @@ def test_a_set_by_name_is_packed_trained_on_and_judged_on(
     code, _, _ = cli("run", "test.fcs", "--data", "EuroSAT", "--set", "batch=8", "--out", "out")
     assert code == 0
     backbone = "out/backbone.safetensors"
-    for data in ("--data EuroSAT", "--train set-train.beton --val set-val.beton", ""):
+    for data in ("--train set-train.beton --val set-val.beton", ""):
         code, stdout, _ = cli("probe", backbone, *data.split(), "--json")
         result = json.loads(stdout)
         assert (code, result["n_train"], result["n_val"]) == (0, 10, 2)

@@ -14,7 +14,6 @@ from fastcl_cli.cost import units_per_image
 from fastcl_cli.errors import BudgetError, CheckpointError, RequeueError, UsageError
 from fastcl_cli.events import Decided, Event, Measuring
 from fastcl_cli.schedule import Loaded, Request, compile_text, load
-from fastcl_cli.schedule.load import ScheduleError
 from fastcl_cli.schedule.resolve import full_views, ladder
 from fastcl_cli.search.off_policy import measure_checkpoints
 from fastcl_cli.search.on_policy import SearchRequest, measuring_images, open_search, search
@@ -90,7 +89,7 @@ def test_the_base_may_say_what_to_try() -> None:
     text = BASE.replace("epochs 0-4: full", f"choices {GRID}; epochs 0-4: auto")
     tried = trial(base(text), None, Fraction(4))
     assert [str(d) for d in tried.config.choices.drop] == ["0", "1/2"]  # type: ignore[union-attr]
-    with pytest.raises(ScheduleError, match="patch 9"):
+    with pytest.raises(UsageError, match=r"--grid .*patch 9"):
         trial(base(), "drop 0 patch 8 9", Fraction(4))
 
 
@@ -181,8 +180,9 @@ def test_an_interrupted_search_ends_as_one_that_was_not(found: Path, tmp_path: P
         if decided == 1 and isinstance(event, Measuring):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    with pytest.raises(RequeueError):
+    with pytest.raises(RequeueError) as caught:
         search(request(out), emit)
+    assert "same command" in caught.value.help
     assert not out.exists()
     search(request(out, resume="auto"), lambda event: None)
 

@@ -36,11 +36,7 @@ def parse_grid(text: str, loaded: Loaded) -> Grid:
     Raises:
         UsageError: ``text`` is no grid, or a value does not suit the model or the image.
     """
-    try:
-        tried = on_grid(loaded, text, Fraction(1))
-    except ScheduleError as error:
-        first = next(d for d in error.diagnostics if d.severity == "error")
-        raise UsageError(f"--grid '{clip(text)}': {first.message}", first.help) from None
+    tried = on_grid(loaded, text, Fraction(1))
     choices, config = tried.config.choices, tried.config
     assert choices is not None
     rungs = {(rung.online.drop, rung.online.patch): rung for rung in ladder(config, config.batch)}
@@ -71,14 +67,21 @@ def on_grid(loaded: Loaded, grid: str, length: Fraction, warmup: Fraction | None
         warmup: in per cent of it, in place of the schedule's own.
 
     Raises:
-        ScheduleError: the grid is not valid, or no step fits into the length.
+        UsageError: ``grid`` is no grid, or a value does not suit the model or the image.
+        ScheduleError: no step fits into the length.
     """
     without = {"length", "choices"} | ({"warmup"} if warmup is not None else set())
     lines = [settings_text(loaded, without), f"length {format_decimal(length)} epochs;"]
     if warmup is not None:
         lines.append(f"warmup {format_decimal(warmup)}%;")
     request = replace(loaded.request, overrides=(f"choices={grid}",))
-    return compile_text("\n".join([*lines, "0%-100%: auto;"]) + "\n", loaded.name, request)
+    try:
+        return compile_text("\n".join([*lines, "0%-100%: auto;"]) + "\n", loaded.name, request)
+    except ScheduleError as error:
+        first = next(d for d in error.diagnostics if d.severity == "error")
+        if first.file != "--set choices":
+            raise
+        raise UsageError(f"--grid '{clip(grid)}': {first.message}", first.help) from None
 
 
 def settings_text(loaded: Loaded, without: set[str]) -> str:

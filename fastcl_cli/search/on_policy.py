@@ -14,7 +14,7 @@ from fastcl_cli import __version__, distributed
 from fastcl_cli.clocks import Clock, choose_clocks
 from fastcl_cli.config import RunConfig
 from fastcl_cli.cost import units_per_image
-from fastcl_cli.errors import BudgetError
+from fastcl_cli.errors import BudgetError, InterruptError, RequeueError
 from fastcl_cli.events import Emit
 from fastcl_cli.files import write_text
 from fastcl_cli.plan import Plan
@@ -88,11 +88,17 @@ def search(request: SearchRequest, emit: Emit) -> SearchResult:
 
     Raises:
         BudgetError: the budget pays for no search of so many stages.
+        RequeueError, InterruptError: a signal came; the search can go on.
         FastclError: as `Session` has it.
     """
     began = time.monotonic()
     session = open_search(request, emit)
-    session.train()
+    try:
+        session.train()
+    except (RequeueError, InterruptError) as error:
+        raise type(error)(
+            error.message, "go on with the same command and `--resume auto`"
+        ) from None
     seconds = time.monotonic() - began
     lines = session.folder.decisions.read_text(encoding="utf-8").splitlines()
     stages = stages_of([json.loads(line) for line in lines], request.stages)

@@ -49,7 +49,8 @@ def trial(base: Loaded, grid: str | None, length: Fraction) -> Loaded:
         length: epochs; where it is not the base's, the warm-up keeps its share of the run.
 
     Raises:
-        ScheduleError: the grid is not valid, or the trial too short.
+        UsageError: the grid is not valid.
+        ScheduleError: the trial is too short.
     """
     grid = grid or _own_choices(base) or default_grid(base.config)
     if length == length_of(base):

@@ -126,6 +126,8 @@ def _check_out(out: Path, folder: Path, resume: str, overwrite: bool) -> None:
         raise UsageError(f"--out {out}: the file exists", "name another, or use --overwrite")
     if not out.parent.is_dir():
         raise UsageError(f"--out {out}: no such folder: {out.parent}", "make it first")
+    if overwrite and resume != "never":
+        raise UsageError("--overwrite and --resume contradict each other", "give one of them")
     if resume not in ("never", "auto"):
         raise UsageError(f"--resume {resume}: a search resumes with auto or never")
 
