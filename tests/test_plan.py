@@ -201,9 +201,9 @@ def test_a_million_segments_answer_at_once() -> None:
     plan.at(0)
     draw = random.Random(0)
     steps = [draw.randrange(plan.steps) for _ in range(10_000)]
-    begin = time.perf_counter()
+    begin = time.process_time()
     found = [plan.at(step) for step in steps]
-    each = (time.perf_counter() - begin) / len(steps)
+    each = (time.process_time() - begin) / len(steps)
     assert [s.first_step for s in found] == [step - step % 3 for step in steps]
     assert each < 50e-6
 

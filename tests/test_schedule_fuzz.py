@@ -74,9 +74,9 @@ def mutate(draw: random.Random) -> bytes:
 
 
 def examine(data: bytes) -> Report:
-    begin = time.perf_counter()
+    begin = time.process_time()
     report = check("f", data)
-    assert time.perf_counter() - begin < 1
+    assert time.process_time() - begin < 1
     assert report.valid == all(d.severity == "warning" for d in report.diagnostics)
     assert len(report.diagnostics) <= MAX_FAULTS + 1
     for diagnostic in report.diagnostics:
@@ -168,36 +168,53 @@ HOSTILE = {
 }
 
 
+def phases(count: int) -> list[str]:
+    return [
+        f"epochs {i}-{i + 1}: drop 0.5 on online drop 0.{i % 9} on target patch 32 batch 512;\n"
+        for i in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def thousand() -> float:
+    """Seconds of this processor for a thousand phases: what other times are measured by."""
+
+    def once() -> float:
+        begin = time.process_time()
+        check("f", "".join(phases(1000)).encode())
+        return time.process_time() - begin
+
+    return min(once() for _ in range(3))
+
+
 @pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_megabyte_is_answered_in_two_seconds(name: str) -> None:
-    begin = time.perf_counter()
+def test_a_hostile_megabyte_takes_no_longer_than_an_honest_one(name: str, thousand: float) -> None:
+    """An honest one has 12,000 phases, which need twelve times as long as a thousand."""
+    begin = time.process_time()
     report = check("f", HOSTILE[name][:MB])
     for diagnostic in report.diagnostics:
         render(diagnostic)
-    assert time.perf_counter() - begin < 2
+    assert time.process_time() - begin < 12 * thousand
     assert name == "spaces" or not report.valid
 
 
-def test_ten_thousand_phases_in_ten_seconds() -> None:
-    lines = [
-        f"epochs {i}-{i + 1}: drop 0.5 on online drop 0.{i % 9} on target patch 32 batch 512;\n"
-        for i in range(10_000)
-    ]
-    begin = time.perf_counter()
+def test_ten_thousand_phases_take_ten_times_as_long_as_a_thousand(thousand: float) -> None:
+    lines = phases(10_000)
+    begin = time.process_time()
     report = check("f", "".join(lines).encode())
-    assert time.perf_counter() - begin < 10
+    assert time.process_time() - begin < 15 * thousand
     assert report.plan is not None
     assert len(report.plan.segments) == 10_000
     more = check("f", "".join([*lines, "epochs 10000-10001: full;"]).encode())
     assert [d.code for d in more.diagnostics] == ["FCS002"]
 
 
-def test_ten_thousand_auto_phases_of_as_many_batches_in_ten_seconds() -> None:
+def test_ten_thousand_auto_phases_of_as_many_batches_take_no_longer(thousand: float) -> None:
     lines = ["choices drop 0 .25 .5 .75 patch 16 28 32 56 112;"]
     lines += [f"epochs {i}-{i + 1}: auto batch {500 + i};" for i in range(10_000)]
-    begin = time.perf_counter()
+    begin = time.process_time()
     report = check("f", "".join(lines).encode())
-    assert time.perf_counter() - begin < 10
+    assert time.process_time() - begin < 15 * thousand
     assert report.plan is not None
     assert sum(segment.auto for segment in report.plan.segments) == 10_000
 
