@@ -416,7 +416,7 @@ def test_a_batch_that_cannot_be_shared_is_refused() -> None:
 SCHEDULE = """
 method dino; data digits; image 32; batch 128; lr 1e-3; warmup 1 epochs; head 64 32 128;
 model vit_tiny_patch16_224 (embed_dim=32, depth=2, num_heads=2, patch_size=8);
-locals 2 16; drop_path 0.1; precision float32; knn 14 steps;
+locals 2 16; drop_path 0.1; precision float32; knn 14 steps; gradient_error 7 steps;
 epochs 0-2: drop 0.5 patch 16;
 epochs 2-3: drop 0.25 batch 100;
 """
@@ -439,7 +439,21 @@ def check_equal_run(out: Path, alone: Path) -> None:
             wanted = pytest.approx(value, rel=2e-4) if isinstance(value, float) else value
             if key == "knn":  # rounding may turn a vote
                 wanted = pytest.approx(value, abs=0.01)
-            assert line[key] == wanted, (line["step"], key)
+            if key == "grad_error":
+                check_equal_error(line[key], value)
+            else:
+                assert line[key] == wanted, (line["step"], key)
+    assert lines[-1]["grad_error"] is not None
+
+
+def check_equal_error(error: dict[str, Any] | None, other: dict[str, Any] | None) -> None:
+    """Differences of products have the products' rounding: as a share of the variance."""
+    if error is None or other is None:
+        assert error is other
+        return
+    assert [error[k] for k in ("pairs", "batch")] == [other[k] for k in ("pairs", "batch")]
+    for name in ("bias2", "variance", "signal"):
+        assert error[name] == pytest.approx(other[name], abs=1e-2 * other["variance"])
 
 
 def test_torchrun_trains_as_one_process_does(alone: Path, tmp_path: Path) -> None:
