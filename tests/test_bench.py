@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,7 +26,7 @@ from fastcl_cli.data.source import open_split
 from fastcl_cli.errors import UsageError
 from fastcl_cli.estimate import estimate
 from fastcl_cli.events import Event, RunFinished
-from fastcl_cli.plan import Segment
+from fastcl_cli.plan import View
 from fastcl_cli.profile import Fixed, Profile
 from fastcl_cli.profile_file import read_profile
 from fastcl_cli.schedule import Loaded, compile_text
@@ -99,10 +99,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock that trainer, loader, log lines and checkpoints go by."""
     clock = Clock()
 
-    def step(self: Trainer, number: int, segment: Segment, batch: Any) -> StepResult:
-        clock.steps.append(segment.views[0].online.kept)
-        clock.now += COMPUTING[segment.views[0].online.kept]
-        return StepResult(1.0, 1.0, self.schedules.at(number), torch.eye(4))
+    def step(self: Trainer, number: int, views: Sequence[View], batch: Any) -> StepResult:
+        clock.steps.append(views[0].online.kept)
+        clock.now += COMPUTING[views[0].online.kept]
+        return StepResult(1.0, 1.0, self.schedules.at(number), torch.eye(4), None)
 
     monkeypatch.setattr(Trainer, "step", step)
     monkeypatch.setattr(Meter, "line", clock.after(Meter.line, LINE))
@@ -181,10 +181,10 @@ def test_what_does_not_fit_is_left_out_but_for_no_compression(
     too_large = {12}
     real_step = Trainer.step
 
-    def step(self: Trainer, number: int, segment: Segment, batch: Any) -> StepResult:
-        if segment.views[0].online.kept in too_large:
+    def step(self: Trainer, number: int, views: Sequence[View], batch: Any) -> StepResult:
+        if views[0].online.kept in too_large:
             raise torch.OutOfMemoryError
-        return real_step(self, number, segment, batch)
+        return real_step(self, number, views, batch)
 
     monkeypatch.setattr(Trainer, "step", step)
     item = loaded()

@@ -232,7 +232,7 @@ fields = {{"label": IntField(), "weight": FloatField(),
           "image": RGBImageField(write_mode="proportion", max_resolution=200)}}
 DatasetWriter({str(path)!r}, fields, num_workers=1).from_indexed_dataset(Data())
 """
-    subprocess.run([sys.executable, "-c", script], check=True, timeout=60, capture_output=True)
+    subprocess.run([sys.executable, "-c", script], check=True, timeout=300, capture_output=True)
     beton = open_beton(path)
     assert beton.images == 8 and beton.fields == ("label", "weight", "image")
     assert beton.labels is not None and beton.labels.tolist() == list(range(8))
@@ -261,7 +261,7 @@ context = loader.stream(np.arange(50).repeat(10), 4)
 next(context.__enter__())
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], timeout=60, capture_output=True, text=True, check=False
+        [sys.executable, "-c", script], timeout=300, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
@@ -287,7 +287,7 @@ except MissingLibraryError as error:
     print(error.message, "|", error.help)
 """
     done = subprocess.run(
-        [sys.executable, "-c", script], timeout=60, capture_output=True, text=True, check=True
+        [sys.executable, "-c", script], timeout=300, capture_output=True, text=True, check=True
     )
     assert module in done.stdout and line in done.stdout
     assert MissingLibraryError.exit_code == 2

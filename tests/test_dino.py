@@ -158,11 +158,8 @@ def test_the_teacher_is_described_by_its_distributions() -> None:
     seen = method.loss(online, target, 1.5).teacher
     assert seen is not None and method.target is not None
     p = dict(method.target.named_parameters())
-    rows = [
-        ((logits(p, features(p, v.pixels, *v.target)) - method.center) / TEMPERATURES[1]).softmax(1)
-        for v in views
-        if v.target is not None
-    ]
+    z = logits(p, [features(p, v.pixels, *v.target) for v in views if v.target is not None])
+    rows = [((x - method.center) / TEMPERATURES[1]).softmax(1) for x in z]
     entropies = [-sum(x * math.log(x) for x in row) for row in torch.cat(rows).tolist()]
     assert float(seen.entropy) == pytest.approx(sum(entropies) / len(entropies), abs=1e-9)
     assert (seen.mean - torch.cat(rows).mean(0)).abs().max() <= 1e-9

@@ -157,7 +157,7 @@ def test_killed_in_mid_epoch_and_continued(whole: Path, tmp_path: Path) -> None:
     process.communicate()
     assert not (out / "backbone.safetensors").exists()
     resumed = cli("run", str(schedule), *options, "--resume", "auto")
-    stdout, stderr = resumed.communicate(timeout=120)
+    stdout, stderr = resumed.communicate(timeout=300)
     assert resumed.returncode == 0, stderr
     assert "resumed from" in stdout
     assert weights(out) == weights(whole)
@@ -177,7 +177,7 @@ def test_a_signal_saves_the_current_step(
     )
     wait_for_step(process, out, 3)
     process.send_signal(number)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == code, stderr
     assert "--resume auto" in stderr and "Traceback" not in stderr
     done = len(metrics_so_far(out))
@@ -356,7 +356,7 @@ def test_a_refused_update_names_a_checkpoint_to_go_on_from(tmp_path: Path) -> No
     often = ["--save-every", "1", "--out", str(out), "--ui", "plain"]
     wild = ["--set", "lr=100", "--set", "warmup=0 steps", "--set", "decay=constant"]
     process = cli("run", str(schedule), *often, *wild)
-    _, stderr = process.communicate(timeout=120)
+    _, stderr = process.communicate(timeout=300)
     assert process.returncode == 4, stderr
     assert "the update was refused" in stderr and "Traceback" not in stderr
     named = stderr.split("the last good checkpoint is ")[1].split()[0]
