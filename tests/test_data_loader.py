@@ -213,11 +213,13 @@ def test_a_damaged_record_is_named(beton: Beton, tmp_path, how: str, message: st
 def test_betons_of_ffcvs_own_writer(tmp_path: Path) -> None:
     """Label before image, a field that we do not know of, raw and JPEG records mixed.
 
-    The writer runs in a process of its own under a time limit: it hangs where a worker raises.
+    The writer runs in a process of its own under a time limit: it hangs where a worker raises, and
+    where it has but one core.
     """
     path = tmp_path / "theirs.beton"
     script = f"""
-import sys
+import os, sys
+os.sched_setaffinity(0, range(os.cpu_count()))
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import numpy as np
 from data_photos import photos
