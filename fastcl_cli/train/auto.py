@@ -21,8 +21,8 @@ from fastcl_cli.schedule.resolve import full_views, ladder
 from fastcl_cli.units import format_decimal
 
 DECISIONS = 12
-"""Of a run whose phases are all `auto`: each can climb two rungs of the ladder, and on a run of any
-length worth compressing their cost is small."""
+"""Of a run whose phases are all `auto`: each can climb two rungs of the ladder. What they cost does
+not grow with the run."""
 UP, DOWN = 2, 1
 """Neighbours that are measured, dearer and cheaper: a ladder orders by cost and not by error, so
 the very next rung may be worse than the one after it."""
@@ -124,7 +124,6 @@ class Decision:
     """One decision: what was measured, and what came of it. ``record`` is its line in the run's
     ``decisions.jsonl``."""
 
-    step: int
     rung: Rung
     record: dict[str, Any]
 
@@ -239,7 +238,7 @@ class ClosedLoop:
             "seconds": time.perf_counter() - began,
             "settings": table,
         }
-        return Decision(step, rungs[choice.rung], record)
+        return Decision(rungs[choice.rung], record)
 
 
 def measured_costs(clock: Clock, config: RunConfig) -> list[float]:
