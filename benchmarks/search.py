@@ -2,47 +2,56 @@
 
 Searches from the settings of `quickstart`, then trains three schedules for several seeds: the one
 found, no compression at all, and an `auto` phase over the same grid. Judged by weighted k-NN
-(k = 20) on the held-out digits. ``--picture`` keeps the search's heat maps.
+(k = 20) on the held-out digits. The search is `fastcl search`, timed as users run it; ``--found``
+takes one that was made before, with its JSON beside it.
 
-    python benchmarks/search.py [--seeds 0 1 2] [--stages 5] [--picture OUT.svg] [--record]
+    python benchmarks/search.py [--found OUT.fcs] [--schedules found auto] [--seeds 0 1 2]
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
+import subprocess
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from common import record, table
 from runs import Outcome, train_and_judge, without_compression
 
+from fastcl_cli.cost import units_per_image
 from fastcl_cli.evaluate.settings import ProbeSettings
-from fastcl_cli.events import Decided, Event
-from fastcl_cli.files import write_text
 from fastcl_cli.schedule import Loaded, load
-from fastcl_cli.search.on_policy import SearchRequest, SearchResult, search
+from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.search.texts import length_of, trial
 from fastcl_cli.train.device import choose_device
-from fastcl_cli.ui.search import picture
 
+SCHEDULES = ["found", "full", "auto"]
 HEADER = ["schedule", "seed", "units", "of full", "training, s", "k-NN top-1", "untrained"]
 
 
-def listen(event: Event) -> None:
-    if isinstance(event, Decided):
-        print(f"step {event.step}: {event.setting}: {event.why}", file=sys.stderr)
-
-
-def found_in_words(result: SearchResult) -> str:
-    cost = result.record["cost"]
-    lines = [f"- {s.start!s}% to {s.end!s}%: `{s.words}`: {s.record['why']}" for s in result.stages]
+def found_in_words(result: Mapping[str, Any]) -> str:
+    cost = result["cost"]
+    lines = [
+        f"- {stage['start']:g}% to {stage['end']:g}%: `{stage['setting']}`: {stage['why']}"
+        for stage in result["stages"]
+    ]
     lines.append(
         f"- the search: {cost['seconds']:.0f} s; {cost['training_units']:,.0f} units for training, "
         f"{cost['measuring_units']:,.0f} for measuring"
     )
     return "\n".join(lines)
+
+
+def search(options: argparse.Namespace, out: Path) -> None:
+    grid = [] if options.grid is None else ["--grid", options.grid]
+    counts = ["--stages", options.stages, "--groups", options.groups, "--pairs", options.pairs]
+    command = ["-m", "fastcl_cli", "search", options.base, "--set", "knn=none", "--out", out]
+    subprocess.run([sys.executable, *map(str, [*command, *counts, *grid])], check=True)
 
 
 def main() -> None:
@@ -53,37 +62,31 @@ def main() -> None:
     parser.add_argument("--stages", type=int, default=5)
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=4)
-    parser.add_argument("--picture", type=Path, help="where to write the heat maps")
+    parser.add_argument("--found", type=Path, help="schedule of a search made before")
+    parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=SCHEDULES)
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     options = parser.parse_args()
     base = load(options.base, overrides=["knn=none"])
     settings = ProbeSettings(k=(20,))
     rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as scratch:
-        request = SearchRequest(
-            base, Path(scratch) / "found.fcs", options.grid,
-            options.stages, options.groups, options.pairs,
-        )  # fmt: skip
-        result = search(request, listen)
-        if options.picture is not None:
-            write_text(options.picture, picture(result.record))
-        print(result.schedule)
+        found = options.found or Path(scratch) / "found.fcs"
+        if options.found is None:
+            search(options, found)
+        result = json.loads(found.with_suffix(".json").read_text(encoding="utf-8"))
         schedules: dict[str, Loaded] = {
-            "found": load(request.out),
+            "found": load(str(found)),
             "full": without_compression(base),
             "auto": trial(base, options.grid, length_of(base)),
         }
-        outcomes: dict[str, list[Outcome]] = {name: [] for name in schedules}
-        for seed in options.seeds:
-            for name, loaded in schedules.items():
+        for name in options.schedules:
+            outcomes: list[Outcome] = []
+            for seed in options.seeds:
                 folder = Path(scratch) / f"{name} {seed}"
-                outcomes[name].append(train_and_judge(loaded, folder, seed, settings))
-                print(name, seed, outcomes[name][-1].rows[0].top1, file=sys.stderr)
-    full = outcomes["full"][0].units
-    for name, members in outcomes.items():
-        for seed, outcome in zip(options.seeds, members, strict=True):
-            rows.append(cells(name, str(seed), [outcome], full))
-        rows.append(cells(name, f"mean of {len(members)}", members, full))
+                outcomes.append(train_and_judge(schedules[name], folder, seed, settings))
+                rows.append(cells(name, str(seed), outcomes[-1:], base))
+                print(" | ".join(rows[-1]), flush=True)
+            rows.append(cells(name, f"mean of {len(outcomes)}", outcomes, base))
     body = f"{found_in_words(result)}\n\n{table(HEADER, rows)}"
     if options.record:
         title = f"Search and `auto` from {options.base}'s settings, k-NN (k = 20)"
@@ -92,7 +95,9 @@ def main() -> None:
         print(body)
 
 
-def cells(name: str, seed: str, members: list[Outcome], full: float) -> list[str]:
+def cells(name: str, seed: str, members: list[Outcome], base: Loaded) -> list[str]:
+    plan = base.plan
+    full = plan.images_at(plan.steps) * units_per_image(base.config, full_views(base.config))
     units = statistics.mean(outcome.units for outcome in members)
     return [
         name,

@@ -57,7 +57,8 @@ _SEED = 0
 _LONG = 10**7
 """Steps of a segment of the plan that is measured with: more than are ever taken."""
 _LEAST_STEPS, _MOST_STEPS = 3, 200
-"""Of one timing, however long or short they are."""
+"""Of one timing, however long or short they are; a single step where that alone takes longer than
+was asked for."""
 _FASTEST_LOADER = 200_000
 """Images a second: a list of so many lasts as long as the loader is timed."""
 
@@ -172,9 +173,11 @@ class Bench:
         start_s = 0.0
         for index, segment in enumerate(self._plan.segments):
             try:
-                self._time(index, 1)
+                timing = self._time(index, 1)
                 begun = time.perf_counter() - self._began
-                timing = self._time(index, _LEAST_STEPS)
+                slow = distributed.greatest(int(timing.step > self._request.seconds))
+                if not slow:
+                    timing = self._time(index, _LEAST_STEPS)
             except torch.OutOfMemoryError as error:
                 if distributed.size() > 1:  # the others wait for a step that does not come
                     raise _too_large(segment) from error
@@ -183,11 +186,12 @@ class Bench:
                 continue
             if not steps:
                 # Of what has passed, that which a run counts elsewhere.
-                usual = 2 * timing.step + (timing.first - timing.wait) + timing.log
-                start_s = max(0.0, begun - usual)
+                stream = 0.0 if slow else timing.first - timing.wait  # else the start's own
+                start_s = max(0.0, begun - (2 * timing.step + stream + timing.log))
             wanted = round(self._request.seconds / timing.step)
+            least = 1 if slow else _LEAST_STEPS
             # The same number in all processes, which step together.
-            steps[index] = distributed.greatest(min(max(_LEAST_STEPS, wanted), _MOST_STEPS))
+            steps[index] = distributed.greatest(min(max(least, wanted), _MOST_STEPS))
             progress(index + 1)
         patch = self._config.model.patch
         if not any(is_full(self._plan.segments[index].views, patch) for index in steps):
