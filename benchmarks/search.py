@@ -2,8 +2,9 @@
 
 Searches from the settings of `quickstart`, then trains three schedules for several seeds: the one
 found, no compression at all, and an `auto` phase over the same grid. Judged by weighted k-NN
-(k = 20) on the held-out digits. The search is `fastcl search`, timed as users run it; ``--found``
-takes one that was made before, with its JSON beside it.
+(k = 20) on the held-out digits. ``--epochs`` makes the runs of the first and the last shorter, so
+that all that is compared costs what it should. The search is `fastcl search`, timed as users run
+it; ``--found`` takes one that was made before, with its JSON beside it.
 
     python benchmarks/search.py [--found OUT.fcs] [--schedules found auto] [--seeds 0 1 2]
 """
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +31,19 @@ from fastcl_cli.schedule import Loaded, load
 from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.search.texts import length_of, trial
 from fastcl_cli.train.device import choose_device
+from fastcl_cli.units import format_decimal
 
 SCHEDULES = ["found", "full", "auto"]
-HEADER = ["schedule", "seed", "units", "of full", "training, s", "k-NN top-1", "untrained"]
+HEADER = [
+    "schedule",
+    "epochs",
+    "seed",
+    "units",
+    "of full",
+    "training, s",
+    "k-NN top-1",
+    "untrained",
+]
 
 
 def found_in_words(result: Mapping[str, Any]) -> str:
@@ -63,6 +75,7 @@ def main() -> None:
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--found", type=Path, help="schedule of a search made before")
+    parser.add_argument("--epochs", type=Fraction, help="of `found` and `auto`")
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=SCHEDULES)
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     options = parser.parse_args()
@@ -74,10 +87,11 @@ def main() -> None:
         if options.found is None:
             search(options, found)
         result = json.loads(found.with_suffix(".json").read_text(encoding="utf-8"))
+        epochs = options.epochs or length_of(base)
         schedules: dict[str, Loaded] = {
-            "found": load(str(found)),
+            "found": load(str(found), overrides=[f"length={format_decimal(epochs)} epochs"]),
             "full": without_compression(base),
-            "auto": trial(base, options.grid, length_of(base)),
+            "auto": trial(base, options.grid, epochs),
         }
         for name in options.schedules:
             outcomes: list[Outcome] = []
@@ -101,6 +115,7 @@ def cells(name: str, seed: str, members: list[Outcome], base: Loaded) -> list[st
     units = statistics.mean(outcome.units for outcome in members)
     return [
         name,
+        f"{statistics.mean(outcome.epochs for outcome in members):g}",
         seed,
         f"{units:,.0f}",
         f"{units / full:.3f}",

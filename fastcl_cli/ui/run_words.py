@@ -39,9 +39,10 @@ def opening(event: RunStarted) -> list[str]:
     """The lines that say what is about to run."""
     plan = event.plan
     auto = ", auto phases counted at their cheapest" if plan.is_auto else ""
+    segments = len(plan.segments)
     return [
         f"{event.title}: {plan.method}, {event.images:,} images, {plan.epochs:g} epochs, "
-        f"{plan.steps:,} steps in {len(plan.segments)} segments",
+        f"{plan.steps:,} steps in {segments} segment{'s' if segments > 1 else ''}",
         f"{event.parameters:,} trained parameters in {event.precision} on {event.device}",
         f"planned speed-up {plan.speedup:.2f}x over no compression{auto}; writing {event.folder}",
     ]
