@@ -72,7 +72,7 @@ def main() -> None:
     parser.add_argument("--grid", help="as `choices` has it")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--stages", type=int, default=5)
-    parser.add_argument("--groups", type=int, default=8)
+    parser.add_argument("--groups", type=int, default=6)
     parser.add_argument("--pairs", type=int, default=4)
     parser.add_argument("--found", type=Path, help="schedule of a search made before")
     parser.add_argument("--epochs", type=Fraction, help="of `found` and `auto`")

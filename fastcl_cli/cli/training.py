@@ -183,7 +183,7 @@ def search(
     stages: Annotated[int, typer.Option("--stages", min=1, max=100, help="Of equal length.")] = 5,
     groups: Annotated[
         int, typer.Option("--groups", min=4, max=1000, help="Independent estimates of each figure.")
-    ] = 8,
+    ] = 6,
     pairs: Annotated[
         int, typer.Option("--pairs", min=2, max=1000, help="Paired gradients of each group.")
     ] = 4,

@@ -57,7 +57,7 @@ class SearchRequest:
     out: Path
     grid: str | None = None
     stages: int = 5
-    groups: int = 8
+    groups: int = 6
     pairs: int = 4
     batch: int | None = None
     metric: Metric = "euclidean"

@@ -1,0 +1,249 @@
+"""One training step without compression: ours beside other projects' own parts.
+
+Same ViT-S/16, batch, precision, views and optimizer; a step is forward, loss, backward, update and
+average. Ours starts from decoded images and makes its views too; the others' are ready.
+
+    moco-v3     model and loss of facebookresearch/moco-v3 (--moco DIR, a checkout), timm's ViT
+    dino        networks, head and loss of facebookresearch/dino (--dino DIR, a checkout)
+    lightly     heads and losses of the package lightly (if it is installed), timm's ViT
+
+    python benchmarks/peers.py --moco DIR --dino DIR [--batch 32] [--repetitions 5] [--record]
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import importlib.util
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+
+import timm
+import torch
+from common import record, table
+from torch import Tensor, nn
+
+from fastcl_cli.config import RunConfig
+from fastcl_cli.methods.build import build_method
+from fastcl_cli.schedule import compile_text, load
+from fastcl_cli.schedule.grid import settings_text
+from fastcl_cli.schedule.resolve import full_views
+from fastcl_cli.train.device import Device, choose_device
+from fastcl_cli.train.inputs import Batch, InputMaker, decoded_side
+from fastcl_cli.train.optim import build_optimizer
+from fastcl_cli.train.schedules import Schedules
+from fastcl_cli.train.step import Trainer
+from fastcl_cli.train.synthetic import SyntheticImages
+
+MODEL = "vit_small_patch16_224"
+Step = Callable[[], object]
+
+
+def ours(method: str, batch: int, device: Device) -> Step:
+    """Our own trainer, views included."""
+    base = load(f"{method}_full")
+    text = settings_text(base, {"batch", "length"})
+    loaded = compile_text(f"{text}batch {batch};\nepochs 0-100: full;\n", method, base.request)
+    config: RunConfig = loaded.config
+    images = SyntheticImages()
+    built = build_method(config, 0).to(device.device)
+    trainer = Trainer(
+        built,
+        build_optimizer(built, config.betas),
+        Schedules(config, loaded.plan, built.momentum_lead),
+        InputMaker(config, images, 0, device.device),
+        device,
+        config.clip,
+    )
+    side = decoded_side(config.image, images)
+    pixels = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8)
+    indices = torch.arange(batch).numpy()
+    part = Batch(pixels, indices, slice(0, batch))
+    step = iter(range(10**6))
+    return lambda: trainer.step(next(step), full_views(config), part)
+
+
+def views(sides: Sequence[int], batch: int, device: Device) -> list[Tensor]:
+    return [torch.randn(batch, 3, side, side, device=device.device) for side in sides]
+
+
+def stepping(
+    device: Device, online: nn.Module, loss: Callable[[], Tensor], after: Callable[[], None]
+) -> Step:
+    """A plain step: forward, backward, clipping by nothing, fused AdamW, ``after``."""
+    trained = [p for p in online.parameters() if p.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-9, fused=True)
+
+    def step() -> float:
+        with device.autocast():
+            value = loss()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        after()
+        return value.item()
+
+    return step
+
+
+def average(target: nn.Module, online: nn.Module, momentum: float = 0.99) -> None:
+    """The average as those repositories have it: tensor by tensor."""
+    with torch.no_grad():
+        for old, new in zip(target.parameters(), online.parameters(), strict=True):
+            old.mul_(momentum).add_(new.detach(), alpha=1 - momentum)
+
+
+def moco_v3(folder: Path, batch: int, device: Device) -> Step:
+    builder = module(folder / "moco" / "builder.py")
+    model = builder.MoCo_ViT(partial(timm.create_model, MODEL), 256, 4096, 0.2).to(device.device)
+    first, second = views([224, 224], batch, device)
+    return stepping(device, model, lambda: model(first, second, 0.99), lambda: None)
+
+
+def dino(folder: Path, batch: int, device: Device) -> Step:
+    sys.path.insert(0, str(folder))
+    networks, utils = module(folder / "vision_transformer.py"), module(folder / "utils.py")
+    main_dino = module(folder / "main_dino.py")
+
+    def network(drop_path: float) -> nn.Module:
+        head = networks.DINOHead(384, 65536, False, True)
+        backbone = networks.vit_small(drop_path_rate=drop_path)
+        wrapped: nn.Module = utils.MultiCropWrapper(backbone, head)
+        return wrapped.to(device.device)
+
+    student, teacher = network(0.1), network(0.0)
+    criterion = main_dino.DINOLoss(65536, 10, 0.04, 0.04, 0, 100).to(device.device)
+    crops = views([224] * 2 + [96] * 8, batch, device)
+
+    def loss() -> Tensor:
+        with torch.no_grad():
+            told = teacher(crops[:2])
+        value: Tensor = criterion(student(crops), told, 0)
+        return value
+
+    return stepping(device, student, loss, lambda: average(teacher, student))
+
+
+def lightly(method: str, batch: int, device: Device) -> Step:
+    from lightly import loss as losses
+    from lightly.models.modules import heads
+
+    def network(head: nn.Module) -> nn.Module:
+        backbone = timm.create_model(MODEL, num_classes=0, dynamic_img_size=True)
+        return nn.Sequential(backbone, head).to(device.device)
+
+    if method == "simclr":
+        both = network(heads.SimCLRProjectionHead(384, 4096, 256, num_layers=3))
+        criterion = losses.NTXentLoss(0.2)
+        first, second = views([224, 224], batch, device)
+        return stepping(device, both, lambda: criterion(both(first), both(second)), lambda: None)
+    if method == "moco":
+        projector = partial(heads.MoCoProjectionHead, num_layers=3, batch_norm=True)
+        query = network(projector(384, 4096, 256))
+        key = copy.deepcopy(query).requires_grad_(False)
+        predictor = heads.MoCoProjectionHead(256, 4096, 256, 2, True).to(device.device)
+        criterion = losses.NTXentLoss(0.2)
+        one, two = views([224, 224], batch, device)
+
+        def contrast() -> Tensor:
+            with torch.no_grad():
+                k1, k2 = key(one), key(two)
+            q1, q2 = predictor(query(one)), predictor(query(two))
+            value: Tensor = criterion(q1, k2) + criterion(q2, k1)
+            return value
+
+        trained = nn.ModuleList([query, predictor])
+        return stepping(device, trained, contrast, lambda: average(key, query))
+    student = network(heads.DINOProjectionHead(384, 2048, 256, 65536))
+    teacher = copy.deepcopy(student).requires_grad_(False)
+    dino_loss = losses.DINOLoss(65536).to(device.device)
+    crops = views([224] * 2 + [96] * 8, batch, device)
+
+    def loss() -> Tensor:
+        with torch.no_grad():
+            told = [teacher(crop) for crop in crops[:2]]
+        value: Tensor = dino_loss(told, [student(crop) for crop in crops], epoch=0)
+        return value
+
+    return stepping(device, student, loss, lambda: average(teacher, student))
+
+
+def module(path: Path):  # type: ignore[no-untyped-def]
+    """A file of a checkout as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = made
+    spec.loader.exec_module(made)
+    return made
+
+
+def peers(method: str, options: argparse.Namespace, device: Device) -> dict[str, Step]:
+    found: dict[str, Step] = {}
+    if method == "moco" and options.moco:
+        found["moco-v3"] = moco_v3(options.moco, options.batch, device)
+    if method == "dino" and options.dino:
+        found["dino"] = dino(options.dino, options.batch, device)
+    if importlib.util.find_spec("lightly") is not None:
+        found["lightly"] = lightly(method, options.batch, device)
+    return found
+
+
+def rounds(work: dict[str, Step], repetitions: int) -> dict[str, list[float]]:
+    """Seconds of each step in every round but the first."""
+    times: dict[str, list[float]] = {name: [] for name in work}
+    for number in range(repetitions + 1):
+        for name, step in work.items():
+            since = time.perf_counter()
+            step()
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if number:
+                times[name].append(time.perf_counter() - since)
+            print(f"{name}: {time.perf_counter() - since:.2f} s", file=sys.stderr, flush=True)
+    return times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--methods", nargs="+", default=["moco", "simclr", "dino"])
+    parser.add_argument("--moco", type=Path, help="checkout of facebookresearch/moco-v3")
+    parser.add_argument("--dino", type=Path, help="checkout of facebookresearch/dino")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--repetitions", type=int, default=5)
+    parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
+    options = parser.parse_args()
+    device = choose_device(options.precision)
+    torch.set_num_threads(device.threads)
+    # Their losses ask for a process group and for CUDA.
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    if device.device.type == "cpu":
+        Tensor.cuda = lambda tensor, *args, **kwargs: tensor
+    torch.manual_seed(0)
+    rows = []
+    for method in options.methods:
+        work = peers(method, options, device)
+        work = {"fastcl": ours(method, options.batch, device), **work}
+        times = rounds(work, options.repetitions)
+        for name, values in times.items():
+            ratios = [a / b for a, b in zip(times["fastcl"], values, strict=True)]
+            spread = f"{min(values):.2f}-{max(values):.2f}"
+            cells = [method, name, f"{statistics.median(values):.2f}", spread]
+            rows.append([*cells, f"{statistics.median(ratios):.3f}"])
+    header = ["method", "step of", "s/step", "least-greatest", "ours / theirs"]
+    body = table(header, rows) + f"\n\nBatch {options.batch}, {options.repetitions} rounds in turn."
+    if options.record:
+        record("A step without compression beside other projects'", body, device)
+    else:
+        print(body)
+
+
+if __name__ == "__main__":
+    main()
