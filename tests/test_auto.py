@@ -42,6 +42,7 @@ class Greedy(Neighbours):
     difference, and what is tested here is what follows from a move."""
 
     groups: int = 4
+    pairs: int = 2
 
     def choose(
         self, current: int, ca_mse: Mapping[int, Sequence[float]], names: Sequence[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from fastcl_cli.gradient_error.choose import cheapest_good, next_rung
@@ -51,27 +52,54 @@ def test_only_what_may_be_chosen_is_chosen() -> None:
 @pytest.mark.parametrize(
     ("current", "means", "rung"),
     [
-        (1, (3.0, 2.0, 2.5), None),  # it is the best
-        (1, (3.0, 2.04, 2.0), None),  # better by less than t = 3.18 errors of 0.0129: 0.0411
-        (1, (3.0, 2.042, 2.0), 2),
-        (1, (1.96, 2.0, 3.0), None),
-        (1, (1.958, 2.0, 3.0), 0),
+        (0, (2.0, 2.5, 3.0), None),  # it is the best, and the cheapest
+        (0, (2.012, 2.0, 3.0), None),  # worse than the best, but within its standard error, 0.0129
+        (0, (2.014, 2.0, 3.0), 1),
+        (0, (3.0, 2.012, 2.0), 1),  # no farther up than need be
+        (0, (3.0, 2.014, 2.0), 2),
+        (1, (2.001, 2.0, 3.0), None),  # the cheaper one is good, but worse in the mean
+        (1, (1.999, 2.0, 3.0), 0),
+        (1, (2.0, 2.1, 3.0), 0),  # not good itself: a cheaper one is
+        (2, (2.5, 2.2, 2.0), None),
     ],
 )
-def test_a_move_needs_to_be_better_for_sure(
+def test_a_move_follows_the_rule_and_resists_noise(
     current: int, means: tuple[float, ...], rung: int | None
 ) -> None:
     choice = next_rung(current, around(*means), NAMES)
     assert (choice.rung if choice else None) == rung
 
 
-def test_the_reason_of_a_move_has_its_interval() -> None:
-    choice = next_rung(1, around(3.0, 2.1, 2.0), NAMES)
+def test_the_reason_of_a_move_has_its_figures() -> None:
+    choice = next_rung(0, around(2.1, 2.012, 2.0), NAMES)
     assert choice is not None
-    assert choice.why == "CA-MSE falls by 0.1 ± 0.041 from 2.1 (b) with c"
+    assert choice.why.startswith("CA-MSE falls by 0.088 from 2.1 (a): CA-MSE exceeds the least (c")
 
 
-def test_between_close_settings_the_one_at_work_stays() -> None:
-    table = around(2.02, 2.0)
-    assert next_rung(0, table, NAMES) is None
-    assert next_rung(1, {0: table[1], 1: table[0]}, NAMES) is None
+def test_noise_alone_does_not_drive_it_up() -> None:
+    """Eight settings that are equally good, measured 3,000 times: a walk by the rule stays on the
+    cheap half."""
+    random = np.random.default_rng(0)
+    names, rung, visits = [str(i) for i in range(8)], 4, np.zeros(8)
+    for values in random.standard_normal((3000, 8, 4)):
+        near = range(max(0, rung - 1), min(8, rung + 3))
+        choice = next_rung(rung, {i: tuple(values[i]) for i in near}, names)
+        rung = rung if choice is None else choice.rung
+        visits[rung] += 1
+    assert visits[:4].sum() > 0.8 * visits.sum(), visits
+
+
+def test_what_is_clearly_better_is_reached() -> None:
+    """CA-MSE falls by two standard deviations of a group from rung to rung."""
+    random = np.random.default_rng(0)
+    names, reached = [str(i) for i in range(8)], []
+    for _ in range(200):
+        rung, decisions = 0, 0
+        while rung < 7 and decisions < 12:
+            decisions += 1
+            values = random.standard_normal((8, 4)) - 2 * np.arange(8)[:, None]
+            near = range(max(0, rung - 1), min(8, rung + 3))
+            choice = next_rung(rung, {i: tuple(values[i]) for i in near}, names)
+            rung = rung if choice is None else choice.rung
+        reached.append(decisions)
+    assert np.mean(reached) < 6, np.mean(reached)

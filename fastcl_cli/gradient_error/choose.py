@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from fastcl_cli.gradient_error.estimators import Mean, student_t95
+from fastcl_cli.gradient_error.estimators import Mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,45 +33,51 @@ def cheapest_good(ca_mse: Mapping[int, Sequence[float]], names: Sequence[str]) -
         ca_mse: for each rung that may be chosen, the CA-MSE of each of >= 2 groups.
         names: of all rungs.
     """
-    best = min(ca_mse, key=lambda rung: (Mean.of(ca_mse[rung]).value, rung))
-    for rung in sorted(ca_mse):
-        excess = difference(ca_mse[rung], ca_mse[best])
-        assert excess.error is not None
-        if rung == best:
-            return Choice(rung, f"the least CA-MSE, {Mean.of(ca_mse[best]).value:.3g}")
-        if excess.value <= excess.error:
-            why = (
-                f"CA-MSE exceeds the least ({names[best]}, {Mean.of(ca_mse[best]).value:.3g}) by "
-                f"{excess.value:.2g}, within one standard error ({excess.error:.2g})"
-            )
-            return Choice(rung, why)
-    raise AssertionError("the best itself is good")
+    best = _least(ca_mse)
+    rung = next(rung for rung in sorted(ca_mse) if _is_good(ca_mse[rung], ca_mse[best]))
+    value = Mean.of(ca_mse[best]).value
+    if rung == best:
+        return Choice(rung, f"the least CA-MSE, {value:.3g}")
+    excess = difference(ca_mse[rung], ca_mse[best])
+    why = (
+        f"CA-MSE exceeds the least ({names[best]}, {value:.3g}) by "
+        f"{excess.value:.2g}, within one standard error ({excess.error:.2g})"
+    )
+    return Choice(rung, why)
 
 
 def next_rung(
     current: int, ca_mse: Mapping[int, Sequence[float]], names: Sequence[str]
 ) -> Choice | None:
-    """Where to move from ``current``, or None to stay.
+    """Where to move from ``current``, or None to stay: `cheapest_good` with hysteresis.
 
-    The neighbour with the least CA-MSE is taken if the 95 % interval of the paired difference lies
-    above 0. Between settings that are closer than that, whichever is at work stays: the width of
-    the interval is the hysteresis.
+    A setting that is good itself gives way to a cheaper good one only where that is no worse in the
+    mean. So what noise alone moves it moves to the cheaper side, and what is dearer has to be
+    better by more than a standard error.
 
     Args:
         current: the present rung.
         ca_mse: for it and its neighbours, the CA-MSE of each of >= 2 groups.
         names: of all rungs.
     """
-    best = min(ca_mse, key=lambda rung: (Mean.of(ca_mse[rung]).value, rung))
-    if best == current:
+    choice = cheapest_good(ca_mse, names)
+    if choice.rung == current:
         return None
-    gain = difference(ca_mse[current], ca_mse[best])
-    assert gain.error is not None
-    least = student_t95(gain.count - 1) * gain.error
-    if gain.value <= least:
+    excess = difference(ca_mse[choice.rung], ca_mse[current]).value
+    if _is_good(ca_mse[current], ca_mse[_least(ca_mse)]) and excess > 0:
         return None
-    why = (
-        f"CA-MSE falls by {gain.value:.2g} ± {least:.2g} from {Mean.of(ca_mse[current]).value:.3g} "
-        f"({names[current]}) with {names[best]}"
-    )
-    return Choice(best, why)
+    why = f"CA-MSE {'falls' if excess < 0 else 'rises'} by {abs(excess):.2g} from "
+    value = Mean.of(ca_mse[current]).value
+    return Choice(choice.rung, f"{why}{value:.3g} ({names[current]}): {choice.why}")
+
+
+def _least(ca_mse: Mapping[int, Sequence[float]]) -> int:
+    """The rung with the least CA-MSE, the cheapest of those that share it."""
+    return min(ca_mse, key=lambda rung: (Mean.of(ca_mse[rung]).value, rung))
+
+
+def _is_good(values: Sequence[float], least: Sequence[float]) -> bool:
+    """Whether a setting is within one standard error of the one with the least CA-MSE."""
+    excess = difference(values, least)
+    assert excess.error is not None
+    return excess.value <= excess.error

@@ -66,12 +66,12 @@ class Policy(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Neighbours:
-    """The rule of `auto` phases: every ``interval`` steps, to a neighbour that is better for sure
-    (`next_rung`). A run starts on the cheapest rung."""
+    """The rule of `auto` phases: every ``interval`` steps, to the cheapest good one of the present
+    rung and its neighbours (`next_rung`). A run starts on the cheapest rung."""
 
     interval: int
-    groups: int = 8
-    pairs: int = 2
+    groups: int = 4
+    pairs: int = 4
     batch: int | None = None
     metric: Metric = "euclidean"
 
