@@ -98,12 +98,12 @@ def ffcv(beton: Beton, config: RunConfig, batch: int) -> Iterator[object]:
 
     def view(side: int) -> PipelineSpec:
         return PipelineSpec(
-            beton.field,
+            "image",
             RandomResizedCropRGBImageDecoder((side, side)),
             [RandomHorizontalFlip(), ToTensor(), ToTorchImage()],
         )
 
-    pipelines: dict[str, Any] = dict.fromkeys(beton.fields)
+    pipelines: dict[str, Any] = {"image": None, "label": None}
     pipelines |= {f"view{i}": view(side) for i, side in enumerate(sides_of(config))}
     loader = Loader(
         str(beton.path),

@@ -17,6 +17,22 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "fastcl"
 
 
+def is_pattern(name: str) -> bool:
+    """Whether a name stands for several files: it has ``*``, ``?`` or ``[``, and is no path."""
+    return any(letter in name for letter in "*?[") and not Path(name).exists()
+
+
+def matching(pattern: str) -> list[Path]:
+    """The files whose names match a pattern, sorted; ``**`` stands for any folders.
+
+    Raises:
+        ValueError: it is no pattern.
+    """
+    root = Path(pattern).anchor
+    paths = Path(root or ".").glob(str(Path(pattern).relative_to(root)))
+    return sorted(path for path in paths if path.is_file())
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Give a temporary name beside ``path``; on success it is synced and renamed to ``path``.

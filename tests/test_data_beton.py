@@ -10,7 +10,15 @@ import numpy as np
 import pytest
 from data_photos import write_beton
 
-from fastcl_cli.data.beton import ALLOCATION, FIELD, HEADER, IMAGE, open_beton, sidecar_path
+from fastcl_cli.data.beton import (
+    ALLOCATION,
+    FIELD,
+    HEADER,
+    IMAGE,
+    Shard,
+    open_beton,
+    sidecar_path,
+)
 from fastcl_cli.errors import DataError
 
 ROW = np.dtype([("", IMAGE), ("", "<i8")], align=True)
@@ -54,7 +62,7 @@ def refused(path: Path) -> DataError:
 
 def test_what_a_beton_says(good: Path) -> None:
     beton = open_beton(good)
-    assert beton.images == IMAGES and beton.field == "image" and beton.fields == ("image", "label")
+    assert beton.images == IMAGES and beton.shards == (Shard(good, 0, beton.identity),)
     assert beton.labels is not None and beton.labels.tolist() == [i % 5 for i in range(IMAGES)]
     assert beton.heights.dtype == beton.widths.dtype == np.int32
     assert (beton.heights >= 100).all() and beton.classes is None

@@ -61,21 +61,32 @@ SIDECAR_VERSION = 1
 _REPACK = "write it again with `fastcl pack`"
 
 
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of a data set: its first image has the number ``first`` in the whole set.
+
+    ``identity`` is a digest of header, metadata and allocation table: equal for copies of a file,
+    different when it was written from other images or with other settings.
+    """
+
+    path: Path
+    first: int
+    identity: str
+
+
 @dataclass(frozen=True, eq=False)
 class Beton:
-    """A checked file of N images.
+    """N images in one checked file, or in several (`shards.open_shards`).
 
     Attributes:
-        path: where it is.
+        path: where it is, or the pattern of several files' names.
         images: N.
         heights: int32 (N,), the stored images' true heights in pixels.
         widths: int32 (N,), their widths.
-        labels: int64 (N,), or None where the file has no label field.
+        labels: int64 (N,), or None where a file has no label field.
         classes: the names of the labels 0, 1, ..., from the sidecar, or None without one.
-        identity: a digest of header, metadata and allocation table: equal for copies of a file,
-            different when it was written from other images or with other settings.
-        field: the name of the image field.
-        fields: the names of all fields, in file order.
+        identity: the file's (see `Shard`), or a digest of those of several.
+        shards: the files.
     """
 
     path: Path
@@ -85,8 +96,22 @@ class Beton:
     labels: NDArray[np.int64] | None
     classes: tuple[str, ...] | None
     identity: str
-    field: str
-    fields: tuple[str, ...]
+    shards: tuple[Shard, ...]
+
+    def place(self, index: int) -> str:
+        """Where an image is, in words: its file, and its number there."""
+        shard = next(shard for shard in reversed(self.shards) if shard.first <= index)
+        return f"{shard.path}: image {index - shard.first}"
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What a decoder must know of a file: `IMAGE` rows (N,), and where the sizes of their data
+    stand: ``pointers`` (rising) and ``sizes``, uint64 (M,)."""
+
+    images: NDArray[Any]
+    pointers: NDArray[np.uint64]
+    sizes: NDArray[np.uint64]
 
 
 def sidecar_path(path: Path) -> Path:
@@ -105,6 +130,44 @@ def open_beton(path: str | Path) -> Beton:
             outside itself.
     """
     path = Path(path)
+    parsed = _parse(path)
+    return Beton(
+        path=path,
+        images=len(parsed.images),
+        heights=parsed.images["height"].astype(np.int32),
+        widths=parsed.images["width"].astype(np.int32),
+        labels=parsed.labels,
+        classes=_classes(path, parsed.identity, parsed.labels),
+        identity=parsed.identity,
+        shards=(Shard(path, 0, parsed.identity),),
+    )
+
+
+def read_records(shard: Shard) -> Records:
+    """Where the images of a file lie in it.
+
+    Raises:
+        DataError: as `open_beton`, or it is another file than was opened.
+    """
+    parsed = _parse(shard.path)
+    if parsed.identity != shard.identity:
+        raise DataError(f"{shard.path}: changed while it was being opened", "start again")
+    order = np.argsort(parsed.table["ptr"], kind="stable")
+    pointers, sizes = parsed.table["ptr"][order], parsed.table["size"][order]
+    return Records(parsed.images, pointers, sizes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parsed:
+    """A file, checked: its image field's rows, its allocation table and its labels."""
+
+    images: NDArray[Any]
+    table: NDArray[Any]
+    labels: NDArray[np.int64] | None
+    identity: str
+
+
+def _parse(path: Path) -> _Parsed:
     try:
         with path.open("rb") as file:
             return _read(path, file)
@@ -118,7 +181,7 @@ def open_beton(path: str | Path) -> Beton:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _read(path: Path, file: BinaryIO) -> Beton:
+def _read(path: Path, file: BinaryIO) -> _Parsed:
     size = path.stat().st_size
     if size == 0:
         raise DataError(f"{path}: is empty (0 bytes)", _REPACK)
@@ -138,13 +201,12 @@ def _read(path: Path, file: BinaryIO) -> Beton:
     file.seek(table_at)
     table_bytes = file.read()
     metadata = np.frombuffer(metadata_bytes, rows)
-    field = _image_field(path, names, types)
-    images = metadata[f"f{field}"]
-    _check_records(path, images, np.frombuffer(table_bytes, ALLOCATION), end, table_at)
+    images = metadata[f"f{_image_field(path, names, types)}"]
+    table = np.frombuffer(table_bytes, ALLOCATION)
+    _check_records(path, images, table, end, table_at)
     digest = hashlib.blake2b(digest_size=16)
     for part in (header.tobytes(), metadata_bytes, table_bytes):
         digest.update(part)
-    identity = digest.hexdigest()
     labels = None
     if "label" in names and types[names.index("label")] == INT_TYPE:
         labels = metadata[f"f{names.index('label')}"].astype(np.int64)
@@ -152,17 +214,7 @@ def _read(path: Path, file: BinaryIO) -> Beton:
             raise DataError(
                 f"{path}: image {int(labels.argmin())} has the label {labels.min()}", _REPACK
             )
-    return Beton(
-        path=path,
-        images=count,
-        heights=images["height"].astype(np.int32),
-        widths=images["width"].astype(np.int32),
-        labels=labels,
-        classes=_classes(path, identity, labels),
-        identity=identity,
-        field=names[field],
-        fields=tuple(names),
-    )
+    return _Parsed(images, table, labels, digest.hexdigest())
 
 
 def _header(path: Path, file: BinaryIO, size: int) -> Any:

@@ -1,4 +1,5 @@
-"""The FFCV operation that decodes an image, whole, into a square, and says whether it could.
+"""What FFCV runs: files to read, an operation that decodes an image, whole, into a square and says
+whether it could, and the thread that fills batches.
 
 Imports FFCV: import this module only after `ffcv_library.load_ffcv`.
 """
@@ -8,17 +9,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Event
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from ffcv.fields.rgb_image import SimpleRGBImageDecoder
+from ffcv.fields.rgb_image import RGBImageField, SimpleRGBImageDecoder
 from ffcv.libffcv import imdecode, resize_crop
 from ffcv.loader.epoch_iterator import EpochIterator
+from ffcv.memory_managers.os_cache import OSCacheManager
 from ffcv.pipeline.allocation_query import AllocationQuery
 from ffcv.pipeline.compiler import Compiler
+from ffcv.pipeline.graph import Graph
+from ffcv.pipeline.pipeline_spec import PipelineSpec
 from numpy.typing import NDArray
 
-from fastcl_cli.data.beton import JPEG
+from fastcl_cli.data.beton import IMAGE, JPEG, Beton, read_records
+from fastcl_cli.data.mapped import map_files
 
 DECODED, DAMAGED, OTHER_SIZE = 0, 1, 2
 """The status of an image: fine; the JPEG decoder failed or warned; the JPEG is of another size
@@ -103,6 +109,74 @@ class SquashDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]
 
         decode.is_parallel = True  # type: ignore[attr-defined]
         return decode
+
+
+class _Memory(OSCacheManager):  # type: ignore[misc]
+    """Where FFCV's compiled code reads images: all files as one, by the rising ``pointers`` and the
+    ``sizes`` of their data.
+
+    It makes do without the Python dictionaries of FFCV's own, which hold every image twice.
+    """
+
+    def __init__(
+        self, files: NDArray[np.uint8], pointers: NDArray[np.uint64], sizes: NDArray[np.uint64]
+    ) -> None:
+        self.state = (files, pointers, sizes)
+
+    def schedule_epoch(self, batches: Any) -> _Memory:
+        return self
+
+    def start_batch(self, batch: int) -> None:
+        """All is mapped already."""
+
+    def __enter__(self) -> _Memory:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """It stays mapped."""
+
+
+class Files:
+    """What FFCV's thread asks of a loader: one that reads the image fields of several files as if
+    they were one file.
+
+    Args:
+        beton: where the files are.
+        decoder: makes squares of the images; its side may be set anew between threads.
+        workers: decoding threads.
+    """
+
+    batches_ahead = 3
+
+    def __init__(self, beton: Beton, decoder: SquashDecoder, workers: int) -> None:
+        records = [read_records(shard) for shard in beton.shards]
+        files, starts = map_files([shard.path for shard in beton.shards])
+        images = np.concatenate([part.images for part in records])
+        for shard, start, part in zip(beton.shards, starts, records, strict=True):
+            images["data_ptr"][shard.first : shard.first + len(part.images)] += np.uint64(start)
+        offsets = np.array(starts, np.uint64)
+        memory = _Memory(
+            files,
+            np.concatenate([part.pointers + at for part, at in zip(records, offsets, strict=True)]),
+            np.concatenate([part.sizes for part in records]),
+        )
+        metadata = images.view(np.dtype([("f0", IMAGE)], align=True))
+        name = "image"
+        self.batch_size = 1
+        self.num_workers = workers
+        self.memory_manager = memory
+        self.reader = SimpleNamespace(metadata=metadata)
+        self.traversal_order = None
+        Compiler.set_num_threads(workers)
+        self.graph = Graph(
+            {name: PipelineSpec(name, transforms=[decoder])},
+            {name: RGBImageField()},
+            {name: 0},
+            metadata,
+            memory.compile_reader(),
+        )
+        _, code = self.graph.collect_requirements()
+        self.code = self.graph.codegen_all(code)
 
 
 class Iterator(EpochIterator):  # type: ignore[misc]

@@ -1,8 +1,8 @@
-"""Decoded images in a given order, through one FFCV loader per file.
+"""Decoded images in a given order, through FFCV's compiled threads.
 
-FFCV compiles for a second or more whenever a Loader is made, and hangs or crashes where its input
-surprises it. `DecodedLoader` makes one Loader for its whole life, changes side, batch size and
-order in place, and never waits for a thread that has ended.
+FFCV compiles for a second or more for every loader, and hangs or crashes where its input surprises
+it. `DecodedLoader` compiles once for its whole life, changes side, batch size and order in place,
+and never waits for a thread that has ended.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from fastcl_cli.errors import DataError, RunFailedError, UsageError
 
 _POLL_S = 0.2
 _KEPT: list[Any] = []
-"""FFCV loaders are kept to the end of the process: dropping one makes numba complain on stderr."""
+"""What FFCV compiled is kept to the end of the process: dropping it makes numba complain on
+stderr."""
 
 
 @dataclass(frozen=True)
@@ -65,33 +66,16 @@ class DecodedLoader:
         self._open = False
         load_ffcv()
         import numba.core.config
-        from ffcv.loader import Loader
 
-        from fastcl_cli.data.decoder import SquashDecoder
+        from fastcl_cli.data.decoder import Files, SquashDecoder
 
         threads: int = numba.core.config.NUMBA_NUM_THREADS
         limit = min(threads, len(os.sched_getaffinity(0)))
         if workers < 1:
             raise UsageError(f"{workers} decoding threads: at least 1 is needed")
         self._decoder = SquashDecoder(side)
-        pipelines: dict[str, Any] = dict.fromkeys(beton.fields)
-        pipelines[beton.field] = [self._decoder]
-        self._loader = Loader(
-            str(beton.path),
-            batch_size=1,
-            num_workers=min(workers, limit),
-            os_cache=True,
-            pipelines=pipelines,
-            drop_last=False,
-            seed=0,
-        )
-        if self._loader.reader.num_samples != beton.images:
-            raise DataError(f"{beton.path}: changed while it was being opened", "start again")
-        # FFCV keeps two Python sets per image for a cache that is not used here.
-        self._loader.memory_manager.sample_to_pages.clear()
-        self._loader.memory_manager.page_to_samples.clear()
-        self._loader.memory_manager.ptr_to_size.clear()
-        _KEPT.append(self._loader)
+        self._files = Files(beton, self._decoder, min(workers, limit))
+        _KEPT.append(self._files)
 
     @property
     def side(self) -> int:
@@ -134,10 +118,10 @@ class DecodedLoader:
             return
         from fastcl_cli.data.decoder import Iterator as Thread
 
-        self._loader.batch_size = batch_size
+        self._files.batch_size = batch_size
         self._open = True
         try:
-            thread = Thread(self._loader, order)
+            thread = Thread(self._files, order)
             try:
                 yield self._batches(thread, order, batch_size)
             finally:
@@ -180,7 +164,7 @@ class DecodedLoader:
 
         what = "has not the size in its record" if status == OTHER_SIZE else "cannot be decoded"
         raise DataError(
-            f"{self.beton.path}: image {index} is damaged: its JPEG data {what}",
+            f"{self.beton.place(index)} is damaged: its JPEG data {what}",
             "pack the data again; if that repeats, check the disk",
         )
 

@@ -18,8 +18,9 @@ from fastcl_cli.data.parts import (
     splits_of,
     unknown,
 )
+from fastcl_cli.data.shards import open_shards
 from fastcl_cli.errors import DataError
-from fastcl_cli.files import cache_folder
+from fastcl_cli.files import cache_folder, is_pattern
 
 _CACHE_FORMAT = 1
 """Part of every cache key: raise it when packing the same images gives another file."""
@@ -37,8 +38,9 @@ def open_split(
     """Open the training or the validation part of a data set.
 
     Args:
-        data: a beton (training only), an image folder (see `folder_part`), or the name of a
-            built-in or torchvision set (see `named_part`); a path wins over a name.
+        data: a beton, or a pattern of several betons' names (training only), an image folder
+            (see `folder_part`), or the name of a built-in or torchvision set (see `named_part`);
+            a path wins over a name.
         cache: where to keep what is packed, and downloaded; `cache_folder` by default.
         announce: called with a line whenever something is packed or split.
         workers: processes that read images.
@@ -49,13 +51,13 @@ def open_split(
     """
     path = Path(data)
     cache = cache_folder() if cache is None else cache
-    if path.is_file():
+    if names_betons(data):
         if split == "val":
             raise DataError(
-                f"{data}: is one file, which trains; validation needs another",
+                f"{data}: is one file, or several, which train; validation needs another",
                 "name a folder with train/ and val/, or both files: --train A.beton --val B.beton",
             )
-        return open_beton(path)
+        return open_betons(data)
     settings = Settings(workers=workers)
     if path.is_dir():
         folder = folder_part(path, split, announce)
@@ -79,7 +81,7 @@ def open_judging(
     workers: int = 1,
     progress: Callable[[int, int], None] | None = None,
 ) -> Beton:
-    """Open labelled images that nothing trains on: a beton, all of a folder with one subfolder per
+    """Open labelled images that nothing trains on: betons, all of a folder with one subfolder per
     class, or the validation part of a folder or a named set that has one.
 
     Args:
@@ -90,12 +92,26 @@ def open_judging(
         DataError: as `open_split`, or a folder has a class that is not among ``classes``.
     """
     path = Path(data)
-    if path.is_file():
-        return open_beton(path)
+    if names_betons(data):
+        return open_betons(data)
     if path.is_dir() and not splits_of(data):
         folder, settings = list_folder(path, classes), Settings(workers=workers)
         return _open_folder(path, "all", folder, settings, cache_folder(), announce, progress)
     return open_split(data, "val", announce=announce, workers=workers, progress=progress)
+
+
+def names_betons(data: str) -> bool:
+    """Whether it is the path of a file, or a pattern of several."""
+    return Path(data).is_file() or is_pattern(data)
+
+
+def open_betons(data: str) -> Beton:
+    """Open a beton, or all that a pattern names.
+
+    Raises:
+        DataError: as `open_beton` and `open_shards` have it.
+    """
+    return open_shards(data) if is_pattern(data) else open_beton(data)
 
 
 def _open_folder(

@@ -10,9 +10,9 @@ from typing import Any
 
 from fastcl_cli import __version__
 from fastcl_cli.checkpoint import load_backbone
-from fastcl_cli.data.beton import Beton, open_beton
+from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.parts import Split
-from fastcl_cli.data.source import open_split
+from fastcl_cli.data.source import open_betons, open_split
 from fastcl_cli.errors import UsageError
 from fastcl_cli.evaluate.bench import LR_PER_BATCH, Bench, Row
 from fastcl_cli.evaluate.finetune import BETAS, WARMUP, WEIGHT_DECAY, Recipe, finetune
@@ -74,7 +74,7 @@ def open_probe_data(
         ]
         return parts[0], parts[1]
     if data is None and train is not None and val is not None:
-        return open_beton(train), open_beton(val)
+        return open_betons(str(train)), open_betons(str(val))
     raise UsageError(
         "probe needs labelled data",
         "give --data with a set by name or a folder with train/ and val/, "

@@ -76,7 +76,8 @@ _SPECS = (
         '"PATH"|digits',
         read.read_data,
         _all(NONE),
-        'a beton file, an image folder or (as in "CIFAR10") a set by name; or the built-in digits',
+        'betons ("train-*.beton" is all of them), an image folder or (as in "CIFAR10") a set by '
+        "name; or the built-in digits",
     ),
     SettingSpec(
         "val",

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,7 +20,7 @@ from numpy.typing import NDArray
 from fastcl_cli import distributed
 from fastcl_cli.config import Duration, RunConfig
 from fastcl_cli.data.beton import Beton
-from fastcl_cli.data.source import open_judging, open_split
+from fastcl_cli.data.source import names_betons, open_judging, open_split
 from fastcl_cli.errors import DataError
 from fastcl_cli.evaluate.features import Features, extract
 from fastcl_cli.evaluate.images import Images, default_crop_ratio, same_classes
@@ -179,9 +178,9 @@ def open_judge(
         except DataError as error:
             if config.val is not None:
                 raise
-            # That one file holds nothing out is no news to who did not ask.
+            # That betons hold nothing out is no news to who did not ask.
             assert config.data is not None
-            if asked or not Path(config.data).is_file():
+            if asked or not names_betons(config.data):
                 announce(f"no k-NN during the run: {error.message}; `val` can name other images")
     if not distributed.greatest(sets is not None):
         return None
