@@ -16,6 +16,7 @@ from data_photos import photos, write_beton
 from PIL import Image
 
 from fastcl_cli.data.beton import ALLOCATION, HEADER, Beton, open_beton
+from fastcl_cli.data.ffcv_library import load_ffcv
 from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.order import epoch_order
 from fastcl_cli.errors import DataError, MissingLibraryError, RunFailedError, UsageError
@@ -254,6 +255,7 @@ def test_nothing_is_printed_and_nothing_hangs_at_exit(beton: Beton) -> None:
     script = f"""
 import numpy as np
 from fastcl_cli.data.beton import open_beton
+from fastcl_cli.data.ffcv_library import load_ffcv
 from fastcl_cli.data.loader import DecodedLoader
 loader = DecodedLoader(open_beton({str(beton.path)!r}), 32, 2)
 other = DecodedLoader(open_beton({str(beton.path)!r}), 32, 1)
@@ -293,3 +295,12 @@ except MissingLibraryError as error:
     )
     assert module in done.stdout and line in done.stdout
     assert MissingLibraryError.exit_code == 2
+
+
+def test_numba_keeps_its_own_dictionary() -> None:
+    """FFCV is imported with Python's in its place."""
+    import numba.typed
+    from numba.typed.typeddict import Dict
+
+    load_ffcv()
+    assert numba.typed.Dict is Dict

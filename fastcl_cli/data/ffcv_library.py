@@ -5,6 +5,8 @@ FFCV is imported late (it takes seconds) and only through `load_ffcv`.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 
 from fastcl_cli.errors import MissingLibraryError
@@ -28,8 +30,9 @@ def load_ffcv() -> ModuleType:
 
     threads = torch.get_num_threads()
     try:
-        import ffcv
-        import ffcv.loader.epoch_iterator
+        with _plain_dictionaries():
+            import ffcv
+            import ffcv.loader.epoch_iterator
         from ffcv.pipeline.compiler import Compiler
     except ImportError as error:
         raise _missing(error) from error
@@ -43,6 +46,23 @@ def load_ffcv() -> ModuleType:
     Compiler.set_num_threads = classmethod(set_num_threads)
     module: ModuleType = ffcv
     return module
+
+
+@contextmanager
+def _plain_dictionaries() -> Iterator[None]:
+    """Give FFCV Python's dictionary for numba's.
+
+    It keeps the numbers of its two ways to store an image in one, which only Python code reads;
+    to fill numba's takes five seconds of compiling, in every process.
+    """
+    import numba.typed
+
+    typed = numba.typed.Dict
+    numba.typed.Dict = dict
+    try:
+        yield
+    finally:
+        numba.typed.Dict = typed
 
 
 def _missing(error: ImportError) -> MissingLibraryError:
