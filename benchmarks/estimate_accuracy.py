@@ -66,7 +66,7 @@ def actual(file: Path) -> float:
 
 def files(name: str, share: float, folder: Path) -> tuple[Path, Path]:
     """The quickstart, and the same epochs without compression."""
-    text = shortened(name, {}, share)
+    text = shortened(name, {"knn": "none"}, share)
     epochs = compile_text(text, name).plan.epochs
     full = re.sub(r"^epochs .*\n", "", text, flags=re.MULTILINE) + f"epochs 0-{epochs:g}: full;\n"
     paths = folder / f"{name}.fcs", folder / f"{name}_full.fcs"
