@@ -22,8 +22,9 @@ from fastcl_cli.units import parse_budget
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 
 
-def interleaved(work: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """Median seconds of each piece of work, run in turn so that the machine's drift hits all.
+def in_turn(work: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
+    """Seconds of each piece of work in every round, run in turn so that the machine's drift hits
+    all.
 
     One round that is not counted goes first.
     """
@@ -36,7 +37,12 @@ def interleaved(work: Mapping[str, Callable[[], object]], repetitions: int) -> d
                 torch.cuda.synchronize()
             if round_:
                 times[name].append(time.perf_counter() - begin)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return times
+
+
+def interleaved(work: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
+    """The medians of `in_turn`."""
+    return {name: statistics.median(times) for name, times in in_turn(work, repetitions).items()}
 
 
 def shortened(name: str, settings: Mapping[str, str], share: float) -> str:

@@ -17,14 +17,13 @@ import copy
 import importlib.util
 import statistics
 import sys
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
 import timm
 import torch
-from common import record, table
+from common import in_turn, record, table
 from torch import Tensor, nn
 
 from fastcl_cli.config import RunConfig
@@ -193,21 +192,6 @@ def peers(method: str, options: argparse.Namespace, device: Device) -> dict[str,
     return found
 
 
-def rounds(work: dict[str, Step], repetitions: int) -> dict[str, list[float]]:
-    """Seconds of each step in every round but the first."""
-    times: dict[str, list[float]] = {name: [] for name in work}
-    for number in range(repetitions + 1):
-        for name, step in work.items():
-            since = time.perf_counter()
-            step()
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            if number:
-                times[name].append(time.perf_counter() - since)
-            print(f"{name}: {time.perf_counter() - since:.2f} s", file=sys.stderr, flush=True)
-    return times
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--methods", nargs="+", default=["moco", "simclr", "dino"])
@@ -231,7 +215,7 @@ def main() -> None:
     for method in options.methods:
         work = peers(method, options, device)
         work = {"fastcl": ours(method, options.batch, device), **work}
-        times = rounds(work, options.repetitions)
+        times = in_turn(work, options.repetitions)
         for name, values in times.items():
             ratios = [a / b for a, b in zip(times["fastcl"], values, strict=True)]
             spread = f"{min(values):.2f}-{max(values):.2f}"
