@@ -10,22 +10,22 @@ from __future__ import annotations
 
 import argparse
 import os
-import re
 import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
-from common import record, shortened, table
+from common import record, table
 
 from fastcl_cli.clocks import ProfileClock
 from fastcl_cli.estimate import estimate
 from fastcl_cli.profile_file import read_profile
-from fastcl_cli.schedule import compile_text, load
+from fastcl_cli.schedule import load
+from fastcl_cli.schedule.grid import settings_text
 from fastcl_cli.schedule.library import builtin_schedules
 from fastcl_cli.train.device import choose_device
-from fastcl_cli.units import parse_budget
+from fastcl_cli.units import format_decimal, parse_budget
 
 RUN = """
 import sys
@@ -65,14 +65,17 @@ def actual(file: Path) -> float:
 
 
 def files(name: str, share: float, folder: Path) -> tuple[Path, Path]:
-    """The quickstart, and the same epochs without compression."""
-    text = shortened(name, {"knn": "none"}, share)
-    epochs = compile_text(text, name).plan.epochs
-    full = re.sub(r"^epochs .*\n", "", text, flags=re.MULTILINE) + f"epochs 0-{epochs:g}: full;\n"
+    """A share of each phase of a quickstart, in steps, and as many steps without compression."""
+    loaded = load(name, overrides=["knn=none"])
+    phases, done = [], 0
+    for segment in loaded.plan.segments:
+        begin, drop = done, format_decimal(segment.online.drop)
+        done += max(1, round(share * (segment.end_step - segment.first_step)))
+        phases.append(f"steps {begin}-{done}: drop {drop} patch {segment.online.patch};")
+    settings = settings_text(loaded, {"length"})
     paths = folder / f"{name}.fcs", folder / f"{name}_full.fcs"
-    for path, content in zip(paths, (text, full), strict=True):
-        path.write_text(content, encoding="utf-8")
-    assert load(paths[0]).plan.steps == load(paths[1]).plan.steps
+    for path, lines in zip(paths, (phases, [f"steps 0-{done}: full;"]), strict=True):
+        path.write_text("\n".join([settings, *lines, ""]), encoding="utf-8")
     return paths
 
 
@@ -80,12 +83,12 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.3f} ({min(values):.3f}-{max(values):.3f})"
 
 
-def row(name: str, epochs: float, found: list[tuple[float, float, float, float]]) -> list[str]:
+def row(name: str, steps: int, found: list[tuple[float, float, float, float]]) -> list[str]:
     """A schedule's row; ``found`` holds (predicted, actual, the same for full) of each round."""
     _, took, _, took_full = zip(*found, strict=True)
     return [
         name,
-        f"{epochs:g}",
+        f"{steps}",
         f"{statistics.median(took):.1f}",
         f"{statistics.median(took_full):.1f}",
         spread([a / b for a, b, _, _ in found]),
@@ -107,7 +110,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["FASTCL_CACHE"] = folder
         pairs = {name: files(name, options.share, Path(folder)) for name in options.schedules}
-        epochs = {name: load(file).plan.epochs for name, (file, _) in pairs.items()}
+        steps = {name: load(file).plan.steps for name, (file, _) in pairs.items()}
         times: dict[str, list[tuple[float, float, float, float]]] = {n: [] for n in pairs}
         for round_ in range(options.repetitions):
             for name, (file, full) in pairs.items():
@@ -115,10 +118,10 @@ def main() -> None:
                 one = predicted(file, clock), actual(file), predicted(full, clock), actual(full)
                 times[name].append(one)
                 print(f"round {round_ + 1}, {name}: {one}", file=sys.stderr, flush=True)
-    rows = [row(name, epochs[name], found) for name, found in times.items()]
+    rows = [row(name, steps[name], found) for name, found in times.items()]
     header = [
         "schedule",
-        "epochs",
+        "steps",
         "run, s",
         "full, s",
         "predicted / run",
