@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from common import record, shortened, table
+from PIL import Image
 
 from fastcl_cli.clocks import AnalyticClock
 from fastcl_cli.data.builtin import digits
@@ -34,8 +35,8 @@ def images(folder: Path, count: int) -> Path:
     """A file of so many images."""
     pictures = folder / "images"
     pictures.mkdir()
-    for number, image in enumerate(digits("train")[0][:count]):
-        image.save(pictures / f"{number:04}.png")
+    for number, pixels in enumerate(digits("train").pixels[:count]):
+        Image.fromarray(pixels).save(pictures / f"{number:04}.png")
     pack(str(pictures), folder / "train.beton")
     return folder / "train.beton"
 
