@@ -2,7 +2,7 @@
 
 FFCV compiles for a second or more for every loader, and hangs or crashes where its input surprises
 it. `DecodedLoader` compiles once for its whole life, changes side, batch size and order in place,
-and never waits for a thread that has ended.
+serves several streams at a time, and never waits for a thread that has ended.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class DecodedLoader:
     def __init__(self, beton: Beton, side: int, workers: int) -> None:
         self.beton = beton
         self.decoded = 0
-        self._open = False
+        self._open = 0
         load_ffcv()
         import numba.core.config
 
@@ -84,7 +84,7 @@ class DecodedLoader:
 
     @side.setter
     def side(self, side: int) -> None:
-        assert not self._open, "the side may change between streams only"
+        assert self._open == 0, "the side may change between streams only"
         assert side >= 1
         self._decoder.side = side
 
@@ -95,7 +95,8 @@ class DecodedLoader:
         """Decode the images of ``indices``, in that order, ``batch_size`` at a time.
 
         The whole list is served: the last batch is smaller where ``batch_size`` does not divide
-        its length. Indices may repeat. Leaving the context early is fine: the threads end.
+        its length. Indices may repeat. Leaving the context early is fine: the threads end. Other
+        streams may be open, with buffers of their own.
 
             with loader.stream(order, 256) as batches:
                 for batch in batches:
@@ -107,7 +108,6 @@ class DecodedLoader:
         """
         order = np.ascontiguousarray(indices, np.int64)
         assert order.ndim == 1 and batch_size >= 1
-        assert not self._open, "one stream at a time"
         if order.size and not 0 <= order.min() <= order.max() < self.beton.images:
             raise DataError(
                 f"{self.beton.path}: holds the images 0 to {self.beton.images - 1}; "
@@ -118,16 +118,16 @@ class DecodedLoader:
             return
         from fastcl_cli.data.decoder import Iterator as Thread
 
-        self._files.batch_size = batch_size
-        self._open = True
+        self._open += 1
         try:
+            self._files.batch_size = batch_size  # the thread looks at it as it is made
             thread = Thread(self._files, order)
             try:
                 yield self._batches(thread, order, batch_size)
             finally:
                 _end(thread)
         finally:
-            self._open = False
+            self._open -= 1
 
     def _batches(self, thread: Any, order: NDArray[np.int64], batch_size: int) -> Iterator[Decoded]:
         for start in range(0, len(order), batch_size):

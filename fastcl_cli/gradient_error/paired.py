@@ -37,8 +37,8 @@ class PairedGradients:
     """Gradients of a method's loss by all its trained parameters, as one vector.
 
     Args:
-        open_loader: gives a loader that no stream is open on; asked for at each use, for FFCV
-            compiles for a second when the first one is made.
+        open_loader: gives a loader; asked for at each use, for FFCV compiles for a second when the
+            first one is made.
         seed: of the run; ``purpose`` keeps these draws apart from all others.
         batch: b, images of a probe batch, over all processes.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import cached_property
 from typing import Any
 
 from torch.optim import AdamW
@@ -29,6 +28,7 @@ class Estimates:
         plan: before any decision.
         policy: how `auto` phases decide, for a plan.
         clock: tells κ of their settings; None counts operations.
+        open_loader: gives the run's loader; asked for when images are first needed.
 
     Attributes:
         error: the estimate for the setting that trains, or None where nobody wants it.
@@ -46,6 +46,7 @@ class Estimates:
         seed: int,
         policy: Callable[[Plan], Policy],
         clock: Clock | None,
+        open_loader: Callable[[], DecodedLoader],
     ) -> None:
         self._method = method
         self._optimizer = optimizer
@@ -56,6 +57,7 @@ class Estimates:
         self._seed = seed
         self._policy = policy
         self._clock = clock
+        self._open_loader = open_loader
         self.error: RunningError | None
         self.auto: ClosedLoop | None
         self.restore({}, {})
@@ -80,7 +82,7 @@ class Estimates:
             self._method,
             self._config,
             self._data,
-            lambda: self._loader,
+            self._open_loader,
             self._device,
             self._seed,
             batch,
@@ -100,12 +102,6 @@ class Estimates:
         decision = self.auto.decide(step, self.plan.epochs_at(step), progress)
         distributed.need_equal(repr(self.auto.state), "the decision")
         return decision
-
-    @cached_property
-    def _loader(self) -> DecodedLoader:
-        """Beside the loader that trains, whose stream is open while gradients are measured."""
-        assert self._config.decode is not None
-        return DecodedLoader(self._data, self._config.decode, self._device.threads)
 
     def _running_error(self, carried: Mapping[str, Any]) -> RunningError | None:
         wanted = self._config.gradient_error

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +124,7 @@ class Session:
             request.seed,
             request.policy,
             request.clock,
+            lambda: self._loader,
         )
         self._saved: int | None = None
         self._watch = Watch(self.plan.epochs, self.plan.in_epochs(self.config.warmup))
@@ -177,7 +179,6 @@ class Session:
     def _steps(self, done: int, stop: Stop) -> int:
         """Train from ``done`` updates on, with the decisions of `auto` phases between; returns the
         number of updates then."""
-        loader = DecodedLoader(self.data, self._decode, self.device.threads)
         trainer, auto = self.trainer(), self.estimates.auto
         while done < self.stop_step and not stop.agreed():
             if auto is not None and auto.due(done):
@@ -189,7 +190,7 @@ class Session:
             done = run_steps(
                 trainer,
                 self.plan,
-                loader,
+                self._loader,
                 self._request.seed,
                 done,
                 min(end, self.stop_step),
@@ -233,10 +234,11 @@ class Session:
             self.folder.write_plan(self.plan.to_json())
         self._emit(Decided(step, words(decision.rung), decision.record["why"], self.plan))
 
-    @property
-    def _decode(self) -> int:
+    @cached_property
+    def _loader(self) -> DecodedLoader:
+        """Of all that the run reads while it trains, for FFCV compiles for a second to make one."""
         assert self.config.decode is not None
-        return self.config.decode
+        return DecodedLoader(self.data, self.config.decode, self.device.threads)
 
     def _open_folder(self) -> int:
         """Make or resume the folder; returns the number of updates done before."""
