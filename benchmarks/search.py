@@ -6,7 +6,7 @@ found, no compression at all, and an `auto` phase over the same grid. Judged by 
 that all that is compared costs what it should. The search is `fastcl search`, timed as users run
 it; ``--found`` takes one that was made before, with its JSON beside it.
 
-    python benchmarks/search.py [--found OUT.fcs] [--schedules found auto] [--seeds 0 1 2]
+    python benchmarks/search.py [--set batch=32 lr=1e-3] [--found OUT.fcs] [--schedules found auto]
 """
 
 from __future__ import annotations
@@ -62,13 +62,15 @@ def found_in_words(result: Mapping[str, Any]) -> str:
 def search(options: argparse.Namespace, out: Path) -> None:
     grid = [] if options.grid is None else ["--grid", options.grid]
     counts = ["--stages", options.stages, "--groups", options.groups, "--pairs", options.pairs]
-    command = ["-m", "fastcl_cli", "search", options.base, "--set", "knn=none", "--out", out]
+    settings = [word for setting in options.set for word in ("--set", setting)]
+    command = ["-m", "fastcl_cli", "search", options.base, *settings, "--out", out]
     subprocess.run([sys.executable, *map(str, [*command, *counts, *grid])], check=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--base", default="quickstart", help="schedule to start from")
+    parser.add_argument("--set", nargs="+", default=[], metavar="NAME=VALUE")
     parser.add_argument("--grid", help="as `choices` has it")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--stages", type=int, default=5)
@@ -79,7 +81,8 @@ def main() -> None:
     parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=SCHEDULES)
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     options = parser.parse_args()
-    base = load(options.base, overrides=["knn=none"])
+    options.set.append("knn=none")
+    base = load(options.base, overrides=options.set)
     settings = ProbeSettings(k=(20,))
     rows: list[list[str]] = []
     with tempfile.TemporaryDirectory() as scratch:

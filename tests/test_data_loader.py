@@ -54,6 +54,22 @@ def test_the_whole_list_in_order(loader: DecodedLoader) -> None:
     assert torch.equal(images, straight[order])
 
 
+def test_two_streams_at_a_time(loader: DecodedLoader) -> None:
+    """Of other orders and batch sizes, the second opened and closed within the first."""
+    loader.side = 64
+    first, second = epoch_order(IMAGES, 0, 0), epoch_order(IMAGES, 0, 1)
+    straight, _ = served(loader, np.arange(IMAGES), 16)
+    before, taken = loader.decoded, []
+    with loader.stream(first, 8) as batches:
+        for number, item in enumerate(batches):
+            if number == 2:
+                other, _ = served(loader, second, 5)
+            taken.append(item.images.clone())
+    assert torch.equal(torch.cat(taken), straight[first])
+    assert torch.equal(other, straight[second])
+    assert loader.decoded - before == 2 * IMAGES
+
+
 def test_pixels_are_the_images_squashed(loader: DecodedLoader, beton: Beton) -> None:
     """Against Pillow's JPEG decoder and OpenCV's area resize.
 
