@@ -16,6 +16,7 @@ from fastcl_cli.schedule import ast
 from fastcl_cli.schedule.format import format_schedule
 from fastcl_cli.schedule.load import Loaded, ScheduleError, compile_text
 from fastcl_cli.schedule.resolve import full_views
+from fastcl_cli.schedule.taken import as_run
 from fastcl_cli.units import Budget, plain_number, round_half_up
 
 
@@ -190,7 +191,8 @@ def require_fit(estimates: Sequence[Estimate], budget: Budget) -> None:
 def fit(loaded: Loaded, budget: Budget, clock: Clock, gpus: int = 1) -> str:
     """The text of a schedule like ``loaded``, shortened to fit the budget (as it is if it fits).
 
-    All ranges shrink by one factor, to whole epochs or steps, and so does the warm-up.
+    All ranges shrink by one factor, to whole epochs or steps, and so does the warm-up. It holds
+    what ``--set`` replaced; only where the images lie stays as the file has it.
 
     Raises:
         BudgetError: not even one epoch (or step) per phase fits.
@@ -202,7 +204,7 @@ def fit(loaded: Loaded, budget: Budget, clock: Clock, gpus: int = 1) -> str:
         )
     current = estimate(loaded, budget, clock, named=True, gpus=gpus)
     if current.fits:
-        return format_schedule(loaded.schedule)
+        return format_schedule(replace(loaded.schedule, statements=tuple(as_run(loaded))))
     total = loaded.plan.total
     if loaded.plan.unit == "percent":
         total = Fraction(loaded.plan.epochs)
@@ -213,7 +215,7 @@ def fit(loaded: Loaded, budget: Budget, clock: Clock, gpus: int = 1) -> str:
             break
         text = format_schedule(tree)
         try:
-            shorter = compile_text(text, loaded.name)
+            shorter = compile_text(text, loaded.name, replace(loaded.request, overrides=()))
         except ScheduleError:
             # A phase or a stair without a step: it will not get better with fewer epochs.
             break
@@ -234,7 +236,7 @@ def _scaled(loaded: Loaded, factor: Fraction) -> ast.Schedule | None:
     unit = loaded.plan.unit
     expected = Fraction(0)
     has_warmup = False
-    for statement in loaded.schedule.statements:
+    for statement in as_run(loaded):
         if isinstance(statement, ast.Phase) and unit != "percent":
             end = Fraction(round_half_up(statement.end.value * factor))
             if end <= expected:

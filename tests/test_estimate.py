@@ -17,10 +17,15 @@ from fastcl_cli.errors import BudgetError, ConfigError, UsageError
 from fastcl_cli.estimate import Estimate, estimate, fit, require_fit
 from fastcl_cli.profile import Fixed
 from fastcl_cli.profile_file import write_profile
-from fastcl_cli.schedule import Loaded, compile_text, load
+from fastcl_cli.schedule import Loaded, Request, compile_text, load
 from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.ui import estimate as view
 from fastcl_cli.units import parse_budget
+
+OPTIONS: dict[str, Any] = {
+    "gpu": "auto", "gpus": 8, "data": None, "settings": [], "images": None, "profiles": [],
+    "write": None,
+}  # fmt: skip
 
 A100 = AnalyticClock(DEVICES["a100"])
 
@@ -95,6 +100,18 @@ def test_a_written_schedule_fits_and_uses_the_budget(text: str, budget: str) -> 
     assert share == pytest.approx(
         loaded.plan.in_epochs(loaded.config.warmup) / loaded.plan.epochs, abs=1e-3
     )
+
+
+@pytest.mark.parametrize("budget", ["10gpuh", "1gpuh"])
+def test_a_written_schedule_holds_what_set_replaced(budget: str) -> None:
+    text = "method moco; batch 512; epochs 0-60: drop 0.5 patch 32; epochs 60-100: full;"
+    overrides = ("batch=256", "model=vit_base_patch16_224", "images=20000")
+    loaded = compile_text(text, "f.fcs", Request(overrides))
+    again = compile_text(fit(loaded, parse_budget(budget), A100))
+    assert again.config.batch == 256 and again.config.model == loaded.config.model
+    assert again.plan.images == 20000
+    fits = estimate(loaded, parse_budget(budget), A100, named=True).fits
+    assert (again.plan.hash() == loaded.plan.hash()) == fits
 
 
 def test_what_cannot_be_shortened_is_said() -> None:
@@ -348,7 +365,7 @@ def test_the_answer_in_json(cache: Path, capsys: pytest.CaptureFixture[str]) -> 
     file.write_text(PHASES)
     store(cache, load(file), "one", ceiling=6000.0, fixed=FIXED)
     with pytest.raises(BudgetError, match=r"f\.fcs needs"):
-        view.run([str(file)], "0.001gpuh", "auto", 8, None, 2.5, [], None, True)
+        view.run([str(file)], "0.001gpuh", **OPTIONS, price=2.5, as_json=True)
     answer = json.loads(capsys.readouterr().out)
     assert (answer["source"], answer["device"]) == ("measured", "NVIDIA A100-SXM4-80GB")
     (row,) = answer["schedules"]
@@ -368,7 +385,7 @@ def test_the_answer_in_words(cache: Path, capsys: pytest.CaptureFixture[str]) ->
     file.write_text(PHASES)
     store(cache, load(file), "one", ceiling=6000.0, fixed=FIXED, lacking=True)
     (cache / "profiles" / "bad.json").write_text("{")
-    view.run([str(file)], "100gpuh", "auto", 8, None, None, [], None, False)
+    view.run([str(file)], "100gpuh", **OPTIONS, price=None, as_json=False)
     text = capsys.readouterr().out
     for part in (
         "loader-bound, scaled",

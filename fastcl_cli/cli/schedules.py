@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fastcl_cli.cli.options import Files, Images, Json, Set
+from fastcl_cli.cli.options import Data, Files, Images, Json, Set
 from fastcl_cli.errors import UsageError
 
 
@@ -69,6 +69,8 @@ def estimate(
     ] = None,
     gpu: Annotated[str, typer.Option("--gpu", help="A device's name, or auto.")] = "auto",
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="Devices that share the work.")] = 1,
+    data: Data = None,
+    set: Set = None,
     images: Images = None,
     price: Annotated[
         float | None,
@@ -102,4 +104,16 @@ def estimate(
     if budget is None:
         help = "--budget 100gpuh, 2.5gpud, 90gpumin or 200Munits"
         raise UsageError("estimate needs a --budget", help)
-    view.run(files or [], budget, gpu, gpus, images, price, profile or [], write, as_json)
+    view.run(
+        files or [],
+        budget,
+        gpu=gpu,
+        gpus=gpus,
+        data=data,
+        settings=set or [],
+        images=images,
+        price=price,
+        profiles=profile or [],
+        write=write,
+        as_json=as_json,
+    )

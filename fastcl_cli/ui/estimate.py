@@ -19,8 +19,11 @@ from fastcl_cli.units import Budget, parse_budget
 def run(
     files: Sequence[str],
     budget_text: str,
+    *,
     gpu: str,
     gpus: int,
+    data: str | None,
+    settings: Sequence[str],
     images: int | None,
     price: float | None,
     profiles: Sequence[Path],
@@ -36,7 +39,8 @@ def run(
     budget = parse_budget(budget_text)
     if write is not None:
         _check_write(files, write)
-    loaded = [load(name, images=images) for name in files or builtin_schedules()]
+    names = files or builtin_schedules()
+    loaded = [load(name, settings, images, data) for name in names]
     clocks, notes = choose_clocks(loaded, profiles, gpu, gpus, named=bool(files))
     estimates = [
         estimate(item, budget, clock, named=bool(files), gpus=gpus) for item, clock in clocks
