@@ -157,8 +157,9 @@ def lightly(method: str, batch: int, device: Device) -> Step:
 
         trained = nn.ModuleList([query, predictor])
         return stepping(device, trained, contrast, lambda: average(key, query))
-    student = network(heads.DINOProjectionHead(384, 2048, 256, 65536))
-    teacher = copy.deepcopy(student).requires_grad_(False)
+    # Two of their own: a head with weight norm cannot be copied.
+    student, teacher = (network(heads.DINOProjectionHead(384, 2048, 256, 65536)) for _ in range(2))
+    teacher.requires_grad_(False)
     dino_loss = losses.DINOLoss(65536).to(device.device)
     crops = views([224] * 2 + [96] * 8, batch, device)
 
