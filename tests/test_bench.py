@@ -160,8 +160,9 @@ def test_settings_are_timed_in_turn(clock: Clock, tmp_path: Path) -> None:
 
 
 def test_the_estimate_is_what_a_run_takes(clock: Clock, tmp_path: Path) -> None:
-    """By the same clock, to the second: 110 steps, 8 streams, 110 log lines, 22 checkpoints."""
-    item = loaded()
+    """By the same clock, to the second: 110 steps, 8 streams, 110 log lines, 22 checkpoints. What a
+    run measures beside its training is no part of the estimate."""
+    item = loaded("knn none; gradient_error none;" + SCHEDULE + PHASES)
     profile = bench(item, tmp_path)
     timing = ProfileClock(tmp_path / "p.json", profile)
     predicted = estimate(item, parse_budget("1gpuh"), timing, named=True)

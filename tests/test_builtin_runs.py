@@ -101,7 +101,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> Seen:
         return loss
 
     monkeypatch.setattr(_LossModule, "forward", forward)
-    # Nothing here is about pixels, and FFCV compiles for seconds in each run.
+    # Nothing here is about pixels.
     monkeypatch.setattr(session, "DecodedLoader", lambda data, side, workers: SyntheticLoader(side))
     return seen
 

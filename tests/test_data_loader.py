@@ -106,6 +106,16 @@ def test_workers_and_batch_size_change_no_pixel(loader: DecodedLoader, beton: Be
     assert torch.equal(one, two)
 
 
+def test_another_loader_compiles_nothing(loader: DecodedLoader, tmp_path: Path) -> None:
+    """Whatever its file, its side and its batches."""
+    served(loader, np.arange(IMAGES), 16)
+    compiled = loader._files.decode
+    other = DecodedLoader(open_beton(write_beton(tmp_path / "other.beton", 3, seed=1)), 24, 2)
+    served(other, np.arange(3), 2)
+    assert other._files.decode is compiled
+    assert len(compiled.signatures) == 1
+
+
 def test_each_image_is_decoded_once(loader: DecodedLoader) -> None:
     loader.side = 32
     before = loader.decoded

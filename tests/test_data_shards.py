@@ -35,7 +35,7 @@ def split(whole: Path, folder: Path) -> None:
         with BetonWriter(path, count, True, page_size(384)) as writer:
             for index in range(first, first + count):
                 row = records.images[index]
-                size = int(records.sizes[np.searchsorted(records.pointers, row["data_ptr"])])
+                size = int(records.sizes[index])
                 jpeg = data[int(row["data_ptr"]) : int(row["data_ptr"]) + size]
                 shape = int(row["height"]), int(row["width"])
                 writer.add(jpeg, *shape, int(beton.labels[index]))

@@ -106,11 +106,10 @@ class Beton:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What a decoder must know of a file: `IMAGE` rows (N,), and where the sizes of their data
-    stand: ``pointers`` (rising) and ``sizes``, uint64 (M,)."""
+    """What a decoder must know of a file: `IMAGE` rows (N,), and how many bytes of data each image
+    has, uint64 (N,)."""
 
     images: NDArray[Any]
-    pointers: NDArray[np.uint64]
     sizes: NDArray[np.uint64]
 
 
@@ -152,17 +151,15 @@ def read_records(shard: Shard) -> Records:
     parsed = _parse(shard.path)
     if parsed.identity != shard.identity:
         raise DataError(f"{shard.path}: changed while it was being opened", "start again")
-    order = np.argsort(parsed.table["ptr"], kind="stable")
-    pointers, sizes = parsed.table["ptr"][order], parsed.table["size"][order]
-    return Records(parsed.images, pointers, sizes)
+    return Records(parsed.images, parsed.sizes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Parsed:
-    """A file, checked: its image field's rows, its allocation table and its labels."""
+    """A file, checked: its image field's rows, how many bytes each image has, and its labels."""
 
     images: NDArray[Any]
-    table: NDArray[Any]
+    sizes: NDArray[np.uint64]
     labels: NDArray[np.int64] | None
     identity: str
 
@@ -203,7 +200,7 @@ def _read(path: Path, file: BinaryIO) -> _Parsed:
     metadata = np.frombuffer(metadata_bytes, rows)
     images = metadata[f"f{_image_field(path, names, types)}"]
     table = np.frombuffer(table_bytes, ALLOCATION)
-    _check_records(path, images, table, end, table_at)
+    sizes = _check_records(path, images, table, end, table_at)
     digest = hashlib.blake2b(digest_size=16)
     for part in (header.tobytes(), metadata_bytes, table_bytes):
         digest.update(part)
@@ -214,7 +211,7 @@ def _read(path: Path, file: BinaryIO) -> _Parsed:
             raise DataError(
                 f"{path}: image {int(labels.argmin())} has the label {labels.min()}", _REPACK
             )
-    return _Parsed(images, table, labels, digest.hexdigest())
+    return _Parsed(images, sizes, labels, digest.hexdigest())
 
 
 def _header(path: Path, file: BinaryIO, size: int) -> Any:
@@ -265,8 +262,12 @@ def _image_field(path: Path, names: list[str], types: list[int]) -> int:
 
 def _check_records(
     path: Path, images: NDArray[Any], table: NDArray[Any], start: int, end: int
-) -> None:
-    """Every image's mode, geometry and bytes: known, not empty, and inside the data pages."""
+) -> NDArray[np.uint64]:
+    """Every image's mode, geometry and bytes: known, not empty, and inside the data pages.
+
+    Returns:
+        how many bytes each image has.
+    """
 
     def refuse(bad: NDArray[np.bool_], what: str) -> None:
         if bad.any():
@@ -286,6 +287,7 @@ def _check_records(
     refuse((height == 0) | (width == 0), "has no pixels")
     wrong = (images["mode"] == RAW) & (size != 3 * height * width)
     refuse(wrong | (size == 0), "does not have the bytes that its height and width ask for")
+    return size  # type: ignore[no-any-return]
 
 
 def _classes(path: Path, identity: str, labels: NDArray[np.int64] | None) -> tuple[str, ...] | None:

@@ -1,5 +1,5 @@
-"""What FFCV runs: files to read, an operation that decodes an image, whole, into a square and says
-whether it could, and the thread that fills batches.
+"""What FFCV runs: files to read, the compiled loop that decodes images, whole, into squares and
+says whether it could, and the thread that fills batches.
 
 Imports FFCV: import this module only after `ffcv_library.load_ffcv`.
 """
@@ -7,23 +7,20 @@ Imports FFCV: import this module only after `ffcv_library.load_ffcv`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from functools import lru_cache
 from threading import Event
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-from ffcv.fields.rgb_image import RGBImageField, SimpleRGBImageDecoder
 from ffcv.libffcv import imdecode, resize_crop
 from ffcv.loader.epoch_iterator import EpochIterator
-from ffcv.memory_managers.os_cache import OSCacheManager
-from ffcv.pipeline.allocation_query import AllocationQuery
+from ffcv.pipeline.allocation_query import AllocationQuery, allocate_query
 from ffcv.pipeline.compiler import Compiler
-from ffcv.pipeline.graph import Graph
-from ffcv.pipeline.pipeline_spec import PipelineSpec
+from numba import njit, prange
 from numpy.typing import NDArray
 
-from fastcl_cli.data.beton import IMAGE, JPEG, Beton, read_records
+from fastcl_cli.data.beton import JPEG, Beton, read_records
 from fastcl_cli.data.mapped import map_files
 
 DECODED, DAMAGED, OTHER_SIZE = 0, 1, 2
@@ -51,85 +48,65 @@ def jpeg_size_is(data: NDArray[np.uint8], height: int, width: int) -> bool:
     return False
 
 
-class SquashDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]
-    """Decode the whole image and squash it to ``side`` x ``side``: uint8 RGB, and a status.
+@lru_cache(maxsize=2)
+def compiled_decode(parallel: bool) -> Callable[..., None]:
+    """What decodes a batch, with one thread or several, compiled once in a process: that takes
+    seconds, and what comes of it depends on no file, size or number of threads.
 
-    JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where their long side stays at least
-    ``side`` (the decoder's DCT scaling, which saves most of its work), then resized by area
-    averaging (bilinear where that enlarges). ``side`` may change between iterators.
+    ``decode(indices, squares, status, metadata, files, sizes)`` decodes whole images and squashes
+    them to S x S: into ``squares``, uint8 (B, S, S, 3), RGB, and ``status``, uint8 (B,).
 
-    It derives from FFCV's simplest decoder because FFCV recognises decoders by that class.
+    JPEGs are decoded at 1/2, 1/4 or 1/8 of their size where their long side stays at least S (the
+    decoder's DCT scaling, which saves most of its work), then resized by area averaging (bilinear
+    where that enlarges).
     """
+    decode_jpeg = Compiler.compile(imdecode)
+    resize = Compiler.compile(resize_crop)
+    size_is = Compiler.compile(jpeg_size_is)
+    jpeg, damaged, other_size, decoded = JPEG, DAMAGED, OTHER_SIZE, DECODED
 
-    def __init__(self, side: int) -> None:
-        super().__init__()
-        self.side = side
+    def decode(indices, squares, status, metadata, files, sizes):  # type: ignore[no-untyped-def]
+        side = squares.shape[1]
+        for slot in prange(len(indices)):
+            index = indices[slot]
+            record = metadata[index]
+            start = record["data_ptr"]
+            data = files[start : start + sizes[index]]
+            height, width = np.int64(record["height"]), np.int64(record["width"])
+            status[slot] = decoded
+            if record["mode"] == jpeg:
+                part = 1
+                while part < 8 and max(height, width) >= 2 * part * side:
+                    part *= 2
+                rows, columns = (height + part - 1) // part, (width + part - 1) // part
+                # Scratch of this image's own size: a buffer for the largest image of the file would
+                # be held once for every slot of every batch in flight.
+                image = np.empty((rows, columns, 3), np.uint8)
+                if not size_is(data, height, width):
+                    status[slot] = other_size
+                elif decode_jpeg(
+                    data, image, height, width, height, width, 0, 0, 1, part, False, False
+                ):
+                    status[slot] = damaged
+                if status[slot] == decoded:
+                    resize(image, 0, rows, 0, columns, squares[slot])
+            else:
+                image = data.reshape(height, width, 3)
+                resize(image, 0, height, 0, width, squares[slot])
 
-    def declare_state_and_memory(self, previous_state: Any) -> tuple[Any, Any]:
-        shape, dtype = (self.side, self.side, 3), np.dtype("<u1")
-        memory = (AllocationQuery(shape, dtype), AllocationQuery((), np.dtype("<u1")))
-        return replace(previous_state, jit_mode=True, shape=shape, dtype=dtype), memory
-
-    def generate_code(self) -> Callable[..., Any]:
-        read = self.memory_read
-        decode_jpeg = Compiler.compile(imdecode)
-        resize = Compiler.compile(resize_crop)
-        size_is = Compiler.compile(jpeg_size_is)
-        each = Compiler.get_iterator()
-        jpeg, damaged, other_size, decoded = JPEG, DAMAGED, OTHER_SIZE, DECODED
-
-        def decode(indices, memory, metadata, storage):  # type: ignore[no-untyped-def]
-            squares, status = memory
-            side = squares.shape[1]
-            for slot in each(len(indices)):
-                record = metadata[indices[slot]]
-                data = read(record["data_ptr"], storage)
-                height, width = np.int64(record["height"]), np.int64(record["width"])
-                status[slot] = decoded
-                if record["mode"] == jpeg:
-                    part = 1
-                    while part < 8 and max(height, width) >= 2 * part * side:
-                        part *= 2
-                    rows, columns = (height + part - 1) // part, (width + part - 1) // part
-                    # Scratch of this image's own size: FFCV's buffers would hold the largest
-                    # image of the file, once for every slot of every batch in flight.
-                    image = np.empty((rows, columns, 3), np.uint8)
-                    if not size_is(data, height, width):
-                        status[slot] = other_size
-                    elif decode_jpeg(
-                        data, image, height, width, height, width, 0, 0, 1, part, False, False
-                    ):
-                        status[slot] = damaged
-                    if status[slot] == decoded:
-                        resize(image, 0, rows, 0, columns, squares[slot])
-                else:
-                    image = data.reshape(height, width, 3)
-                    resize(image, 0, height, 0, width, squares[slot])
-            return squares[: len(indices)], status[: len(indices)]
-
-        decode.is_parallel = True  # type: ignore[attr-defined]
-        return decode
+    return njit(fastmath=True, nogil=True, error_model="numpy", parallel=parallel)(decode)  # type: ignore[no-any-return]
 
 
-class _Memory(OSCacheManager):  # type: ignore[misc]
-    """Where FFCV's compiled code reads images: all files as one, by the rising ``pointers`` and the
-    ``sizes`` of their data.
+class _Mapped:
+    """FFCV's memory manager and its context, for files that stay mapped."""
 
-    It makes do without the Python dictionaries of FFCV's own, which hold every image twice.
-    """
+    def __init__(self, files: NDArray[np.uint8], sizes: NDArray[np.uint64]) -> None:
+        self.state = (files, sizes)
 
-    def __init__(
-        self, files: NDArray[np.uint8], pointers: NDArray[np.uint64], sizes: NDArray[np.uint64]
-    ) -> None:
-        self.state = (files, pointers, sizes)
-
-    def schedule_epoch(self, batches: Any) -> _Memory:
+    def schedule_epoch(self, batches: Any) -> _Mapped:
         return self
 
-    def start_batch(self, batch: int) -> None:
-        """All is mapped already."""
-
-    def __enter__(self) -> _Memory:
+    def __enter__(self) -> _Mapped:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -142,41 +119,35 @@ class Files:
 
     Args:
         beton: where the files are.
-        decoder: makes squares of the images; its side may be set anew between threads.
+        side: of the squares, in pixels; may be set anew between threads.
         workers: decoding threads.
     """
 
     batches_ahead = 3
 
-    def __init__(self, beton: Beton, decoder: SquashDecoder, workers: int) -> None:
+    def __init__(self, beton: Beton, side: int, workers: int) -> None:
         records = [read_records(shard) for shard in beton.shards]
         files, starts = map_files([shard.path for shard in beton.shards])
         images = np.concatenate([part.images for part in records])
         for shard, start, part in zip(beton.shards, starts, records, strict=True):
             images["data_ptr"][shard.first : shard.first + len(part.images)] += np.uint64(start)
-        offsets = np.array(starts, np.uint64)
-        memory = _Memory(
-            files,
-            np.concatenate([part.pointers + at for part, at in zip(records, offsets, strict=True)]),
-            np.concatenate([part.sizes for part in records]),
-        )
-        metadata = images.view(np.dtype([("f0", IMAGE)], align=True))
-        name = "image"
+        self.side = side
         self.batch_size = 1
         self.num_workers = workers
-        self.memory_manager = memory
-        self.reader = SimpleNamespace(metadata=metadata)
+        self.memory_manager = _Mapped(files, np.concatenate([part.sizes for part in records]))
+        self.reader = SimpleNamespace(metadata=images)
         self.traversal_order = None
+        self.graph = self
         Compiler.set_num_threads(workers)
-        self.graph = Graph(
-            {name: PipelineSpec(name, transforms=[decoder])},
-            {name: RGBImageField()},
-            {name: 0},
-            metadata,
-            memory.compile_reader(),
+        self.decode = compiled_decode(workers > 1)
+
+    def allocate_memory(self, batch_size: int, slots: int) -> tuple[NDArray[np.uint8], ...]:
+        """Squares (slots, B, S, S, 3) and status (slots, B), pinned where there is a GPU."""
+        shapes = (self.side, self.side, 3), ()
+        dtype = np.dtype("<u1")
+        return tuple(
+            allocate_query(AllocationQuery(shape, dtype), batch_size, slots) for shape in shapes
         )
-        _, code = self.graph.collect_requirements()
-        self.code = self.graph.codegen_all(code)
 
 
 class Iterator(EpochIterator):  # type: ignore[misc]
@@ -194,3 +165,9 @@ class Iterator(EpochIterator):  # type: ignore[misc]
             self.failure = error
         finally:
             self.ended.set()
+
+    def run_pipeline(self, number: int, indices: Any, slot: int, event: Any) -> tuple[Any, Any]:
+        """Squares and status of a batch, in the buffers of a slot."""
+        squares, status = (buffer[slot, : len(indices)] for buffer in self.memory_allocations)
+        self.loader.decode(indices, squares, status, self.metadata, *self.storage_state)
+        return squares, status

@@ -1,8 +1,8 @@
 """Decoded images in a given order, through FFCV's compiled threads.
 
 FFCV compiles for a second or more for every loader, and hangs or crashes where its input surprises
-it. `DecodedLoader` compiles once for its whole life, changes side, batch size and order in place,
-serves several streams at a time, and never waits for a thread that has ended.
+it. `DecodedLoader` compiles once in a process, changes side, batch size and order in place, serves
+several streams at a time, and never waits for a thread that has ended.
 """
 
 from __future__ import annotations
@@ -25,9 +25,6 @@ from fastcl_cli.data.ffcv_library import load_ffcv
 from fastcl_cli.errors import DataError, RunFailedError, UsageError
 
 _POLL_S = 0.2
-_KEPT: list[Any] = []
-"""What FFCV compiled is kept to the end of the process: dropping it makes numba complain on
-stderr."""
 
 
 @dataclass(frozen=True)
@@ -67,26 +64,24 @@ class DecodedLoader:
         load_ffcv()
         import numba.core.config
 
-        from fastcl_cli.data.decoder import Files, SquashDecoder
+        from fastcl_cli.data.decoder import Files
 
         threads: int = numba.core.config.NUMBA_NUM_THREADS
         limit = min(threads, len(os.sched_getaffinity(0)))
         if workers < 1:
             raise UsageError(f"{workers} decoding threads: at least 1 is needed")
-        self._decoder = SquashDecoder(side)
-        self._files = Files(beton, self._decoder, min(workers, limit))
-        _KEPT.append(self._files)
+        self._files = Files(beton, side, min(workers, limit))
 
     @property
     def side(self) -> int:
         """S, the side of the decoded squares in pixels."""
-        return int(self._decoder.side)
+        return int(self._files.side)
 
     @side.setter
     def side(self, side: int) -> None:
         assert self._open == 0, "the side may change between streams only"
         assert side >= 1
-        self._decoder.side = side
+        self._files.side = side
 
     @contextmanager
     def stream(
@@ -156,8 +151,7 @@ class DecodedLoader:
                         "start again; if that repeats, pack the data again",
                     ) from cause
         assert item is not None, "FFCV ended its list of batches early"
-        (result,) = item[1]
-        return result  # type: ignore[no-any-return]
+        return item[1]  # type: ignore[no-any-return]
 
     def _refuse(self, index: int, status: int) -> NoReturn:
         from fastcl_cli.data.decoder import OTHER_SIZE

@@ -117,7 +117,7 @@ class Judge:
 
     @cached_property
     def _images(self) -> list[Images]:
-        """Their loaders compile for a second when they are first asked, so that waits until then.
+        """What reads them, opened when it is first asked for.
 
         They may work while the training set's decodes ahead: numba's thread layers, but for its
         last resort (workqueue), serve several threads.

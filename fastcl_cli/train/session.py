@@ -236,7 +236,7 @@ class Session:
 
     @cached_property
     def _loader(self) -> DecodedLoader:
-        """Of all that the run reads while it trains, for FFCV compiles for a second to make one."""
+        """Of all that the run reads while it trains."""
         assert self.config.decode is not None
         return DecodedLoader(self.data, self.config.decode, self.device.threads)
 
