@@ -26,7 +26,8 @@ OUTLYING = 0.02
 @dataclass(frozen=True)
 class Curve:
     """Points from left to right; ``low`` and ``high`` bound a band around them, None where there is
-    none. ``marks`` draws the points, ``line`` what joins them; ``tips`` name the points."""
+    none. ``marks`` draws the points, ``line`` what joins them; ``tips`` name the points; ``style``
+    is the number of its colour, dashes and shape."""
 
     name: str
     x: Sequence[float]
@@ -35,6 +36,7 @@ class Curve:
     marks: bool = False
     line: bool = True
     tips: Sequence[str] = ()
+    style: int = 0
 
 
 @dataclass(frozen=True)
@@ -65,8 +67,7 @@ class Chart:
 
 def draw(chart: Chart, key: str) -> str:
     """The chart as an ``<svg>`` element whose ids begin with ``key``."""
-    named = [(i, curve.name) for i, curve in enumerate(chart.curves) if curve.name]
-    legend, top = _legend(named if len(named) > 1 else [])
+    legend, top = _legend([(curve.style, curve.name) for curve in chart.curves if curve.name])
     xs = [x for curve in chart.curves for x in curve.x]
     x_ticks = ticks(min(xs, default=0.0), max(xs, default=1.0), 6, zero=True)
     y_ticks = ticks(*_y_range(chart), 5)
@@ -112,8 +113,8 @@ def draw(chart: Chart, key: str) -> str:
         parts.append(
             f'<path class="ideal" d="M{px(0):.1f} {py(0):.1f}L{px(end):.1f} {py(end):.1f}"/>'
         )
-    for index, curve in enumerate(chart.curves):
-        parts += _curve(curve, index, px, py)
+    for curve in chart.curves:
+        parts += _curve(curve, px, py)
     parts.append("</g>")
     return svg(WIDTH, HEIGHT, chart.title, chart.description, key, parts)
 
@@ -170,10 +171,8 @@ def _style(index: int) -> str:
     return f"c{index % COLOURS} d{(index % COLOURS) % 4 + (index // COLOURS)}"
 
 
-def _curve(
-    curve: Curve, index: int, px: Callable[[float], float], py: Callable[[float], float]
-) -> list[str]:
-    parts = []
+def _curve(curve: Curve, px: Callable[[float], float], py: Callable[[float], float]) -> list[str]:
+    parts, index = [], curve.style
     bands = [(x, band) for x, band in zip(curve.x, curve.band, strict=False) if band is not None]
     if len(bands) > 1:
         upper = " ".join(f"{px(x):.1f},{py(high):.1f}" for x, (_, high) in bands)

@@ -117,7 +117,7 @@ def run_figures(run: Run, key: str) -> dict[str, Figure]:
             f"Top-1 of held-out images: {judged[-1]['knn']['top1']:.1%} at last, "
             f"{best['knn']['top1']:.1%} at best (epoch {best['epoch']:.4g})."
         )
-        found.append(over("knn", "k-NN accuracy", "top-1", note, [knn_curve(run, "", _epoch)],
+        found.append(over("knn", "k-NN accuracy", "top-1", note, [knn_curve(run, "", 0, _epoch)],
                           y_format=_percent))  # fmt: skip
     if lines:
         top = max(lines, key=lambda m: m["lr"])
@@ -159,7 +159,9 @@ def _errors(lines: Sequence[Mapping[str, Any]], over: Callable[..., Figure]) -> 
             x.append(line["epoch"])
             y.append(value)
             bands.append(band)
-        return Curve(_ERRORS[name], x, y, bands)
+        styles = list(_ERRORS)
+        title = "" if name == "variance" else _ERRORS[name]
+        return Curve(title, x, y, bands, style=styles.index(name))
 
     note = "Running estimate for the setting at hand; the band is its 95 % interval."
     known = "Over the squared length of the mean gradient. " if relative else ""
@@ -217,12 +219,15 @@ def _against_ideal(run: Run, rows: Sequence[Ideal], key: str) -> Figure:
     return Figure("ideal", title, note, draw(chart, f"{key}-ideal"))
 
 
-def knn_curve(run: Run, name: str, at: Callable[[Run, Mapping[str, Any]], float]) -> Curve:
+def knn_curve(
+    run: Run, name: str, style: int, at: Callable[[Run, Mapping[str, Any]], float]
+) -> Curve:
     """Accuracy at each measurement, against ``at`` of its line."""
     judged = run.judged.items
     tips = [f"epoch {m['epoch']:.4g}: {m['knn']['top1']:.1%}" for m in judged]
     x = [at(run, m) for m in judged]
-    return Curve(name, x, [m["knn"]["top1"] for m in judged], marks=len(x) <= 60, tips=tips)
+    y = [m["knn"]["top1"] for m in judged]
+    return Curve(name, x, y, marks=len(x) <= 60, tips=tips, style=style)
 
 
 def comparison(runs: Sequence[Run], names: Sequence[str]) -> list[Figure]:
@@ -233,27 +238,23 @@ def comparison(runs: Sequence[Run], names: Sequence[str]) -> list[Figure]:
     else:
         unit, at = "share of the cost of the whole run without compression", _share
     figures = []
-    judged = [(run, name) for run, name in zip(runs, names, strict=True) if run.judged.count]
-    if judged:
+    known = list(zip(runs, names, range(len(runs)), strict=True))
+    curves = [knn_curve(run, name, style, at) for run, name, style in known if run.judged.count]
+    if curves:
         title = "Accuracy against cost"
         note = "Each mark is a k-NN measurement. Further left is cheaper, further up is better."
-        curves = [knn_curve(run, name, at) for run, name in judged]
         chart = Chart(title, note, unit, "k-NN top-1", curves, y_format=_percent, x_format=_compact)
         figures.append(Figure("accuracy-cost", title, note, draw(chart, "all-knn")))
     for method in dict.fromkeys(run.described.plan.method for run in runs):
-        shown = [
-            (run, name)
-            for run, name in zip(runs, names, strict=True)
+        curves = [
+            Curve(name, [at(run, m) for m in run.lines.items],
+                  [m["loss"] for m in run.lines.items], style=style)
+            for run, name, style in known
             if run.described.plan.method == method and run.lines.count
-        ]
-        if shown:
+        ]  # fmt: skip
+        if curves:
             title = f"Loss against cost: {method}"
             note = "Losses of runs with other temperatures or batches have other scales."
-            curves = [
-                Curve(name, [at(run, m) for m in run.lines.items],
-                      [m["loss"] for m in run.lines.items])
-                for run, name in shown
-            ]  # fmt: skip
             chart = Chart(title, note, unit, "loss", curves, x_format=_compact)
             figures.append(Figure(f"loss-cost-{method}", title, note, draw(chart, f"all-{method}")))
     return figures

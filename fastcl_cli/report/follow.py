@@ -186,4 +186,5 @@ class Follower:
             line = self._described.load_line
             yield RunFinished(ended.step or self._step, self._seconds, self._files.path, line)
         else:
-            yield Notice(f"the run {ended.outcome}: {ended.why}")
+            how = "failed: " if ended.outcome == "failed" else "was "
+            yield Notice(f"the run {how}{ended.why}")

@@ -101,7 +101,7 @@ def _run(
         _section("Training", _grid(curves)),
         _section("Speed", _grid(speed), measured_cost(run, key)),
         _section("Gradient error", _grid(errors)),
-        _section("Decisions", *(_figure(one) for one in heat), decisions(run, key)),
+        _section("Decisions", *(_heat(one) for one in heat), decisions(run, key)),
         _section("Cost", cost(run, key)),
         _section("Evaluation", evaluation(run, key)),
         _section("Environment", environment(run, key)),
@@ -127,3 +127,13 @@ def _grid(figures: Sequence[Figure]) -> Html:
 def _figure(figure: Figure) -> Html:
     caption = element("figcaption", element("strong", figure.title), " ", figure.note)
     return element("figure", caption, Html(figure.svg))
+
+
+def _heat(figure: Figure) -> Html:
+    """A figure at its own size, which may be wider than the page."""
+    caption = element("figcaption", element("strong", figure.title), " ", figure.note)
+    box = element(
+        "div", Html(figure.svg), class_="scroll heat", tabindex="0", role="region",
+        aria_label=figure.title,
+    )  # fmt: skip
+    return element("figure", caption, box)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from fractions import Fraction
 
 from fastcl_cli.config import METHODS
-from fastcl_cli.json_fields import FieldError, Fields
+from fastcl_cli.json_fields import Fields
 from fastcl_cli.plan import Compression, Plan, Position, Segment, Tokens, View
 
 MAX_SEGMENTS = 30_000
