@@ -69,7 +69,11 @@ def facts(run: Run) -> Html:
     share, units = run.share(run.step), run.units(run.step)
     planned = run.described.plan.mean_cost
     shown.append(
-        ("cost", number(share, f"{share:.3f}"), f"of no compression; {planned:.3f} planned")
+        (
+            "cost",
+            number(share, f"{share:.3f}"),
+            f"of the whole run uncompressed; {planned:.3f} planned",
+        )
     )
     shown.append(("units", number(units, _units(units)), "uncompressed forward passes"))
     times = run.times
@@ -142,25 +146,28 @@ def _segment(segment: Segment, plan: Plan, target: bool, local: bool) -> list[st
 
 def measured_cost(run: Run, key: str) -> Html:
     """Speed of each setting, and against what its operations promise."""
-    against = {id(row.segment): row for row in ideal(run) or ()}
     if not run.speeds:
         return Html("")
-    rows = []
-    for speed in run.speeds:
-        row = against.get(id(speed.segment))
-        rows.append([
+    against = ideal(run)
+    rows = [
+        [
             online_words(speed.segment),
             number(speed.segment.sample_cost, f"{speed.segment.sample_cost:.3f}"),
-            number(row.measured, f"{row.measured:.3f}") if row else "–",
             number(1000 * speed.seconds, f"{1000 * speed.seconds:.3g}"),
             number(1 / speed.seconds, f"{1 / speed.seconds:,.0f}"),
             number(speed.lines, f"{speed.lines:,}"),
-        ])  # fmt: skip
-    head = ["setting", "counted cost", "measured", "ms an image", "images/s", "log lines"]
+        ]
+        for speed in run.speeds
+    ]
+    head = ["setting", "counted cost", "ms an image", "images/s", "log lines"]
     caption = "Medians over log lines within one segment, its first one and data wait left out."
-    if not against:
+    if against is None:
         caption += " What they come to against no compression this run cannot tell: it needs log "
         caption += "lines of a full phase and of another."
+    else:
+        head.insert(2, "measured")
+        for row, found in zip(rows, against, strict=True):
+            row.insert(2, number(found.measured, f"{found.measured:.3f}"))
     return table(caption, head, rows, name=f"{key}-speeds")
 
 
