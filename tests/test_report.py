@@ -23,14 +23,16 @@ from test_watch import edit, edit_line, long
 from fastcl_cli.report.chart import ticks
 from fastcl_cli.report.runs import Thinned, read_run
 from fastcl_cli.report.tables import command
+from fastcl_cli.train.request import RunRequest
 
 SCHEDULE = """
-method moco; data digits; image 32; batch 250; lr 1e-3; warmup 1 epochs; head 64 32;
+method moco; data digits; image 32; batch 500; lr 1e-3; warmup 1 epochs; head 64 32;
 model vit_tiny_patch16_224 (embed_dim=32, depth=2, num_heads=2, patch_size=8);
 precision float32; knn none; gradient_error 2 steps;
 choices drop 0.5 0 patch 16;
 epochs 0-1: auto;
-epochs 1-3: full;
+epochs 1-2: drop 0.5 patch 16;
+epochs 2-4: full;
 """
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -86,10 +88,10 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a run that decides, measures and judges, ended two steps early."""
+    """A folder with a run that decides, measures and judges, ended a step early."""
     folder = tmp_path_factory.mktemp("report")
     (folder / "test.fcs").write_text(SCHEDULE)
-    options = ["--set", "knn=4 steps", "--seed", "3", "--max-steps", "10", "--log-every", "1"]
+    options = ["--set", "knn=3 steps", "--seed", "3", "--max-steps", "7", "--log-every", "1"]
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setattr(sys, "argv", ["fastcl", "run", "test.fcs", "--out", "run", *options])
@@ -130,10 +132,10 @@ def test_the_tables_hold_the_numbers_of_the_files(run: Path, cli: Cli) -> None:
             expected.append("–" if value is None else value)
         assert page.column("r0-log", f"{name}{unit}") == expected
     judged = [line for line in metrics if "knn" in line]
-    assert page.column("r0-knn", "step") == [line["step"] for line in judged] == [4, 8]
+    assert page.column("r0-knn", "step") == [line["step"] for line in judged] == [3, 6]
     assert page.column("r0-knn", "top-1") == [line["knn"]["top1"] for line in judged]
     assert page.column("r0-plan", "sample cost") == [s["sample_cost"] for s in plan["segments"]]
-    images = [250 * (s["end_step"] - s["first_step"]) for s in plan["segments"]]
+    images = [500 * (s["end_step"] - s["first_step"]) for s in plan["segments"]]
     costs = [n * s["sample_cost"] for n, s in zip(images, plan["segments"], strict=True)]
     assert page.column("r0-plan", "% of cost") == pytest.approx([c / sum(costs) for c in costs])
     assert page.column("r0-decisions", "step") == [d["step"] for d in lines(run, "decisions")]
@@ -142,9 +144,9 @@ def test_the_tables_hold_the_numbers_of_the_files(run: Path, cli: Cli) -> None:
               for r in first["settings"]]  # fmt: skip
     assert page.tables["r0-d1"][1][-1] == values[0]
     spent = {row[0]: row[1] for row in page.tables["r0-cost"][1:]}
-    before = sum(250 * line["sample_cost"] for line in metrics)
+    before = sum(500 * line["sample_cost"] for line in metrics)
     assert spent["units"] == pytest.approx(4.0 * before)  # MoCo: two views, two encoders
-    assert (spent["steps"], spent["images"]) == (10, 2500)
+    assert (spent["steps"], spent["images"]) == (7, 3500)
     assert spent["training"] == pytest.approx(sum(line["step_s"] for line in metrics))
 
 
@@ -156,7 +158,7 @@ def test_speed_is_told_against_the_runs_own_full_phase(run: Path, cli: Cli) -> N
     page = Page((run / "report.html").read_text(encoding="utf-8"))
     counted, measured = (page.column("r0-speeds", n) for n in ("counted cost", "measured"))
     assert dict(zip(counted, measured, strict=True)) == pytest.approx({counted[0]: 0.4, 1.0: 1.0})
-    assert page.column("r0-speeds", "ms an image")[-1] == 10
+    assert page.column("r0-speeds", "ms an image")[-1] == 5
 
 
 def drawn(document: str) -> list[tuple[float, float]]:
@@ -199,22 +201,35 @@ def test_figures_show_the_numbers_of_the_files(run: Path, cli: Cli, tmp_path: Pa
         assert "var(" not in document and "<rect" in document
 
 
-def test_the_command_on_the_page_makes_the_same_backbone(
-    run: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_the_command_on_the_page_asks_for_the_same_run(
+    run: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """That equal requests give equal runs is test_run's part."""
     cli("report", str(run))
     page = Page((run / "report.html").read_text(encoding="utf-8"))
     program, *arguments = shlex.split(page.code[0])
-    assert program == "fastcl" and "knn=4 steps" in arguments
-    monkeypatch.chdir(tmp_path)
-    code, _, _ = cli(*arguments, "--ui", "none")
-    assert code == 0
-    again = tmp_path / "again" / "backbone.safetensors"
-    assert again.read_bytes() == (run / "backbone.safetensors").read_bytes()
-    clock = {"images_per_s", "step_s", "data_wait_s", "knn_s", "grad_error_s"}
-    old, new = ([{k: v for k, v in line.items() if k not in clock} for line in lines(folder)]
-                for folder in (run, tmp_path / "again"))  # fmt: skip
-    assert old == new
+    asked: list[RunRequest] = []
+
+    class Asked:
+        def __init__(self, request: RunRequest, emit: object) -> None:
+            asked.append(request)
+
+        def train(self) -> None:
+            pass
+
+    monkeypatch.setattr("fastcl_cli.train.session.Session", Asked)
+    code, _, _ = cli(*arguments)
+    (request,) = asked
+    assert (program, code) == ("fastcl", 0)
+    assert (request.seed, request.max_steps, request.log_every) == (3, 7, 1)
+    assert request.schedule.text == SCHEDULE and request.out != run
+    given = json.loads((run / "config.json").read_text())["config"]
+    again = request.schedule.with_images(1000).config.to_json()
+    found_out = ("precision", "decode")
+    assert {k: v for k, v in again.items() if k not in found_out} == {
+        k: v for k, v in given.items() if k not in found_out
+    }
+    assert given["knn"]["value"] == "3"
 
 
 def test_the_page_stands_alone_and_escapes_what_it_shows(run: Path, cli: Cli) -> None:
@@ -260,7 +275,7 @@ def test_several_runs_stand_side_by_side(
     assert page.column("runs", "run") == ["run (1)", "run (2)"]
     assert page.column("runs", "loss") == [lines(run)[-1]["loss"], 1.25]
     units = page.column("runs", "units")
-    assert units[0] == units[1] == pytest.approx(read_run(run).units(10))
+    assert units[0] == units[1] == pytest.approx(read_run(run).units(7))
     assert {"r0-log", "r1-log"} <= page.tables.keys()
     assert page.column("r1-log", "loss")[-1] == 1.25
     chart = ElementTree.fromstring(Path("figures/accuracy-cost.svg").read_text())
@@ -289,9 +304,9 @@ def test_a_running_run_and_one_without_lines_have_a_page(run: Path, cli: Cli) ->
     first = (run / "events.jsonl").read_text().splitlines(keepends=True)[0]
     (run / "events.jsonl").write_text(first)
     with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 11, "lo')  # being written
+        file.write('{"step": 8, "lo')  # being written
     cli("report", str(run))
-    assert "at step 10 of 10" in (run / "report.html").read_text(encoding="utf-8")
+    assert "at step 7 of 7" in (run / "report.html").read_text(encoding="utf-8")
     (run / "metrics.jsonl").unlink()
     code, _, _ = cli("report", str(run))
     assert code == 0
@@ -299,14 +314,14 @@ def test_a_running_run_and_one_without_lines_have_a_page(run: Path, cli: Cli) ->
 
 
 def test_a_page_of_a_long_run_is_small(run: Path, cli: Cli) -> None:
-    long(run, 4000)
+    long(run, 2200)
     read = read_run(run)
-    assert (read.lines.count, read.lines.stride, len(read.lines.items)) == (4000, 4, 1001)
-    assert read.times.training == pytest.approx(4000 * lines(run)[0]["step_s"])
+    assert (read.lines.count, read.lines.stride, len(read.lines.items)) == (2200, 4, 551)
+    assert read.times.training == pytest.approx(2200 * lines(run)[0]["step_s"])
     cli("report", str(run))
     text = (run / "report.html").read_text(encoding="utf-8")
-    assert len(text) < 1_000_000 and "of 4,000" in text
-    assert Page(text).column("r0-log", "step")[-1] == 4000
+    assert len(text) < 1_000_000 and "of 2,200" in text
+    assert Page(text).column("r0-log", "step")[-1] == 2200
 
 
 def test_thinning_keeps_even_distances_and_both_ends() -> None:

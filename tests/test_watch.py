@@ -290,7 +290,11 @@ def test_a_terminal_sees_a_running_run_until_ctrl_c(run: Path) -> None:
     lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
     (run / "metrics.jsonl").write_text("".join(lines[:3]))
     ours, theirs = pty.openpty()
-    block = "import sys; sys.modules['torch'] = None; sys.argv = ['fastcl', 'watch', sys.argv[1]]; "
+    # A shell's background job ignores SIGINT, and so would its children.
+    block = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        "sys.modules['torch'] = None; sys.argv = ['fastcl', 'watch', sys.argv[1]]; "
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", f"{block}from fastcl_cli.cli.main import main; main()", str(run)],
         stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,

@@ -73,7 +73,7 @@ def describe(folder: Path) -> Description:
             text(top, "data_digest"),
             text(config, "precision"),
             top.whole("seed", 0, 2**64),
-            tuple(given.text(name) for name in given.names()),
+            tuple(text(given, name, 4096) for name in given.names()),
             top.number("units_per_image", 0, LARGE, above=True),
             value["config"],
             plan,

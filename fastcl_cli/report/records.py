@@ -22,13 +22,13 @@ _OPTIONAL = (
 
 
 def text(fields: Fields, name: str, width: int = 300) -> str:
-    """A string made fit to be shown; empty where it is missing."""
+    """A string made fit to be shown, on one line; empty where it is missing."""
     value = fields.get(name)
     if not isinstance(value, str):
         if value is None:
             return ""
         fields.refuse(name, value, "text")
-    return clip(value, width)
+    return clip(re.sub(r"[\t\n\r]", " ", value[: width + 1]), width)
 
 
 def metrics(fields: Fields) -> dict[str, Any]:
