@@ -263,6 +263,28 @@ def test_the_page_stands_alone_and_escapes_what_it_shows(run: Path, cli: Cli) ->
     assert page.code[0].count("alert(1)") == 2  # quoted, in the command
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"loss": 1e100, "lr": 5e-324, "images_per_s": 0, "epoch": 1e100, "speedup": 0},
+        {"step_s": 0.5, "data_wait_s": 0.5},
+        {"step_s": 1e-12, "data_wait_s": 1e100, "sample_cost": 0},
+    ],
+)
+def test_no_figure_is_too_odd_to_draw(run: Path, cli: Cli, fields: dict[str, float]) -> None:
+    odd = {"bias2": 1e100, "variance": -1e100, "ca_mse": 0.0, "signal": 0.0, "cost": 0.0,
+           "interval": {"bias2": [-1e100, 1e100]}, "pairs": 2, "groups": 1, "probe_batch": 1,
+           "batch": 1, "relative": {"bias2": 1e100, "variance": 0.0, "ca_mse": -1.0}}  # fmt: skip
+    for number in range(7):
+        given = {name: value * (1 - 2 * (number % 2)) if name == "loss" else value
+                 for name, value in fields.items()}  # fmt: skip
+        edit_line(run / "metrics.jsonl", number, grad_error=odd, **given)
+    code, _, stderr = cli("report", str(run))
+    assert code == 0, stderr
+    text = (run / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r"\bnan\b", text)
+
+
 def test_several_runs_stand_side_by_side(
     run: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

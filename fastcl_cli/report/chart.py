@@ -25,7 +25,7 @@ OUTLYING = 0.02
 
 @dataclass(frozen=True)
 class Curve:
-    """Points from left to right; ``low`` and ``high`` bound a band around them, None where there is
+    """Points from left to right; ``band`` has the bounds of a band around them, None where there is
     none. ``marks`` draws the points, ``line`` what joins them; ``tips`` name the points; ``style``
     is the number of its colour, dashes and shape."""
 
@@ -46,6 +46,7 @@ class Chart:
     Attributes:
         title, description: what it shows, for who cannot see it.
         x_format: of the numbers at the axis; by default as few digits as tell them apart.
+        x_end: how far the x axis goes at least, from 0.
         bounds: places on the x axis where segments of the plan meet.
         robust: leave outliers above or below the chart.
         diagonal: draw y = x.
@@ -59,6 +60,7 @@ class Chart:
     curves: Sequence[Curve]
     x_format: Callable[[float], str] | None = None
     y_format: Callable[[float], str] | None = None
+    x_end: float = 0.0
     bounds: Sequence[float] = ()
     robust: bool = False
     diagonal: bool = False
@@ -68,10 +70,10 @@ class Chart:
 def draw(chart: Chart, key: str) -> str:
     """The chart as an ``<svg>`` element whose ids begin with ``key``."""
     legend, top = _legend([(curve.style, curve.name) for curve in chart.curves if curve.name])
-    xs = [x for curve in chart.curves for x in curve.x]
-    x_ticks = ticks(min(xs, default=0.0), max(xs, default=1.0), 6, zero=True)
+    xs = [chart.x_end, *(x for curve in chart.curves for x in curve.x)]
+    x_ticks = ticks(0.0, max(xs), 6)
     y_ticks = ticks(*_y_range(chart), 5)
-    x_low, x_high = 0.0, max([*xs, x_ticks[0] + 1e-9], default=1.0)
+    x_low, x_high = 0.0, max(xs) or x_ticks[-1]
     y_low, y_high = y_ticks[0], y_ticks[-1]
 
     def px(x: float) -> float:
@@ -224,11 +226,9 @@ def _y_range(chart: Chart) -> tuple[float, float]:
     return low, high
 
 
-def ticks(low: float, high: float, count: int, *, zero: bool = False) -> list[float]:
+def ticks(low: float, high: float, count: int) -> list[float]:
     """Round numbers, about ``count``, from at or below ``low`` to at or above ``high``."""
-    if zero:
-        low = min(low, 0.0)
-    if not high > low:
+    if high - low <= 1e-9 * max(abs(low), abs(high), 1e-200):
         low, high = (0.0, 1.0) if low == 0 else (low - abs(low) * 0.05, low + abs(low) * 0.05)
     rough = (high - low) / count
     power = 10.0 ** math.floor(math.log10(rough))

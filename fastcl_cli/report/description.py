@@ -13,7 +13,7 @@ from fastcl_cli.json_fields import FieldError, Fields
 from fastcl_cli.plan import Plan
 from fastcl_cli.report.lines import read_json
 from fastcl_cli.report.plan_file import plan_from_json
-from fastcl_cli.report.records import LARGE, text
+from fastcl_cli.report.records import text
 from fastcl_cli.run_files import RunFiles
 
 MAX_CONFIG, MAX_PLAN = 1_000_000, 50_000_000
@@ -74,7 +74,7 @@ def describe(folder: Path) -> Description:
             text(config, "precision"),
             top.whole("seed", 0, 2**64),
             tuple(text(given, name, 4096) for name in given.names()),
-            top.number("units_per_image", 0, LARGE, above=True),
+            top.number("units_per_image", 0, 1e9, above=True),
             value["config"],
             plan,
         )

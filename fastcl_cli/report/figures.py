@@ -99,7 +99,8 @@ def run_figures(run: Run, key: str) -> dict[str, Figure]:
         name: str, title: str, y_label: str, note: str, curves: Sequence[Curve], **how: Any
     ) -> Figure:
         shown = bounds if len(bounds) <= MAX_BOUNDS else []
-        chart = Chart(title, note, "epoch", y_label, curves, bounds=shown, **how)
+        end = epochs[-1] if epochs else 0.0
+        chart = Chart(title, note, "epoch", y_label, curves, x_end=end, bounds=shown, **how)
         return Figure(name, title, note, draw(chart, f"{key}-{name}"))
 
     def curve(read: Callable[[Mapping[str, Any]], float]) -> Curve:
@@ -154,7 +155,9 @@ def _errors(lines: Sequence[Mapping[str, Any]], over: Callable[..., Figure]) -> 
             if value is None:
                 continue
             band = error["interval"][name]
-            if band is not None and relative:
+            if relative and error["signal"] <= 0:
+                band = None
+            elif band is not None and relative:
                 band = band[0] / error["signal"], band[1] / error["signal"]
             x.append(line["epoch"])
             y.append(value)

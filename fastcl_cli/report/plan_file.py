@@ -24,7 +24,7 @@ def plan_from_json(value: object) -> Plan:
     for item in top.objects("segments", 1, MAX_SEGMENTS):
         first = segments[-1].end_step if segments else 0
         segments.append(_segment(item, first, images))
-    epochs = Fraction(top.number("epochs", 0, 1e9))
+    epochs = Fraction(top.number("epochs", 0, 1e9, above=True))
     whole = int(epochs)
     return Plan(
         method=METHODS[METHODS.index(top.text("method", METHODS))],

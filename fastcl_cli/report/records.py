@@ -12,7 +12,8 @@ from fastcl_cli.json_fields import Fields
 from fastcl_cli.report.plan_file import encoder
 from fastcl_cli.schedule.source import clip
 
-LARGE = 1e300
+LARGE = 1e100
+"""Figures above are none: sums and products of what is below stay finite."""
 FIGURES = ("bias2", "variance", "ca_mse")
 _NEEDED = {"lr": 0.0, "images_per_s": 0.0, "data_wait_s": 0.0, "sample_cost": 0.0, "speedup": 0.0}
 _OPTIONAL = (
@@ -38,7 +39,7 @@ def metrics(fields: Fields) -> dict[str, Any]:
         "epoch": fields.number("epoch", 0, LARGE),
         "batch": fields.whole("batch"),
         "loss": fields.number("loss", -LARGE, LARGE),
-        "step_s": fields.number("step_s", 0, LARGE, above=True),
+        "step_s": fields.number("step_s", 1e-12, 1e9),
         **{name: fields.number(name, low, LARGE) for name, low in _NEEDED.items()},
         "online": _encoder(fields.inner("online")),
         "target": _encoder(fields.inner("target")) if fields.has("target") else None,

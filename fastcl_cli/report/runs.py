@@ -196,9 +196,12 @@ class _Stopwatch:
         segment = self._plan.at(line["step"] - 1)
         if before <= segment.first_step:
             return
+        computing = line["step_s"] - line["data_wait_s"]
+        if computing <= 0:
+            return
         key = (segment.views, segment.batch)
         _, seconds = self._found.setdefault(key, (segment, Thinned(KEPT_TIMES)))
-        seconds.add((line["step_s"] - line["data_wait_s"]) / segment.batch)
+        seconds.add(computing / segment.batch)
 
     def speeds(self) -> list[Speed]:
         return [
