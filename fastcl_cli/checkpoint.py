@@ -171,9 +171,7 @@ def copy_backbone(path: Path, method: Method) -> None:
 
 def timm_line(path: Path, spec: BackboneSpec) -> str:
     """The Python line that loads a backbone file into timm."""
-    arguments = {"num_classes": 0, "img_size": spec.image, **dict(spec.model.options)}
-    listed = "".join(f"{name}={value!r}, " for name, value in arguments.items())
-    return f"timm.create_model({spec.model.name!r}, {listed}checkpoint_path={str(path)!r})"
+    return spec.model.timm_line(spec.image, path)
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:

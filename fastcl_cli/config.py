@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from pathlib import Path
 from typing import Any, Literal
 
 Method = Literal["moco", "simclr", "dino"]
@@ -34,6 +35,12 @@ class VitShape:
     num_heads: int
     mlp_ratio: float
     prefix_tokens: int
+
+    def timm_line(self, image: int, path: Path) -> str:
+        """The Python line that loads a backbone file for images of side ``image`` into timm."""
+        arguments = {"num_classes": 0, "img_size": image, **dict(self.options)}
+        listed = "".join(f"{name}={value!r}, " for name, value in arguments.items())
+        return f"timm.create_model({self.name!r}, {listed}checkpoint_path={str(path)!r})"
 
 
 @dataclass(frozen=True, slots=True)

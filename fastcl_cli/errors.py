@@ -40,6 +40,10 @@ class CheckpointError(FastclError):
     """A checkpoint is missing, damaged, or belongs to another model or run."""
 
 
+class RunFolderError(FastclError):
+    """A run's folder is missing, is damaged, or holds something else."""
+
+
 class MissingLibraryError(FastclError):
     """A library of an optional extra, or a system library, is not installed."""
 

@@ -82,3 +82,11 @@ class Fields:
 
     def names(self) -> list[str]:
         return list(self._value)
+
+    def get(self, name: str) -> object:
+        """A field as it is, or None where it is missing."""
+        return self._value.get(name)
+
+    def has(self, name: str) -> bool:
+        """Whether a field is there and is not null."""
+        return self._value.get(name) is not None

@@ -115,6 +115,7 @@ class Segment:
             "first_step": self.first_step,
             "end_step": self.end_step,
             "batch": self.batch,
+            "position": {"epoch": self.position.epoch, "offset": self.position.offset},
             "phase": self.phase,
             "online": _encoder_json(self.online, first.online),
             "target": target,

@@ -85,7 +85,13 @@ def test_it_judges_as_probe_does(whole: Path) -> None:
     train, val = open_split("digits", "train", announce=print), digits_val()
     (row,) = probe(whole / "backbone.safetensors", train, val, ProbeSettings(k=(20,))).results
     expected = {"top1": row.top1, "mean_class": row.mean_class}
-    assert metrics(whole)[-1]["knn"] == {**expected, "k": 20, "bank": 1000, "queries": 797}
+    assert metrics(whole)[-1]["knn"] == {
+        **expected,
+        "k": 20,
+        "temperature": 0.07,
+        "bank": 1000,
+        "queries": 797,
+    }
 
 
 def test_its_time_is_no_training_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -73,6 +73,7 @@ def test_a_run_writes_what_is_documented(whole: Path) -> None:
         "config.json",
         "plan.json",
         "metrics.jsonl",
+        "events.jsonl",
         "checkpoints",
         "backbone.safetensors",
     }

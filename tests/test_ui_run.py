@@ -12,7 +12,8 @@ from rich.console import Console
 from fastcl_cli.events import CheckpointSaved, Notice, Packing, RunFinished, RunStarted, StepLogged
 from fastcl_cli.schedule import compile_text
 from fastcl_cli.ui import run_plain
-from fastcl_cli.ui.run_tui import Tui, sparkline, strip
+from fastcl_cli.ui.plan_strip import strip
+from fastcl_cli.ui.run_tui import Tui, sparkline
 from fastcl_cli.ui.run_words import Forecast, duration, opening
 
 PLAN = compile_text("images 100; batch 10; epochs 0-6: drop 0.5 patch 32; epochs 6-10: full;").plan
@@ -113,14 +114,14 @@ def test_plain_always_tells_an_accuracy(capsys: pytest.CaptureFixture[str]) -> N
 
 
 def test_strip_gives_each_segment_its_share_of_steps() -> None:
-    text = strip(PLAN, 0, 50)
+    text = strip(PLAN, 50, 0)
     assert len(text.plain) == 50
     assert "25 tok" in text.plain[:30] and "196 tok" in text.plain[30:]
-    assert strip(PLAN, PLAN.steps, 50).plain[-1] == "▼"
+    assert strip(PLAN, 50, PLAN.steps).plain[-1] == "▼"
 
 
 def test_auto_phases_are_marked_on_the_strip_and_in_the_opening() -> None:
-    text = strip(AUTO, 0, 50).plain
+    text = strip(AUTO, 50, 0).plain
     assert "auto 25 tok" in text[:30] and " 196 tok" in text[30:] and text.count("auto") == 1
     assert "auto phases counted at their cheapest" in opening(replace(started(), plan=AUTO))[-1]
     assert "auto" not in " ".join(opening(started()))
@@ -133,19 +134,17 @@ def test_sparkline_spans_the_range_of_its_values() -> None:
     assert sparkline([], 10) == ""
 
 
-def test_forecast_follows_the_cost_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_forecast_follows_the_cost_that_is_left() -> None:
     """30 cheap steps in 3 s; what is left costs so much more, and so takes so much longer."""
-    now = [100.0]
-    monkeypatch.setattr("fastcl_cli.ui.run_words.time.monotonic", lambda: now[0])
     forecast = Forecast(PLAN, PLAN.steps)
-    assert forecast.seconds_left(0) is None
-    now[0] += 3.0
+    assert forecast.seconds_left() is None
+    forecast.take({"step": 10, "step_s": 9.0})  # compiling
+    assert forecast.seconds_left() is None
+    forecast.take({"step": 20, "step_s": 0.1, "knn_s": 50.0})  # at the side
+    forecast.take({"step": 40, "step_s": 0.05, "grad_error_s": 1.0})
     cheap, full = (s.sample_cost for s in PLAN.segments)
-    expected = 3.0 / (30 * cheap) * (30 * cheap + 40 * full)
-    assert forecast.seconds_left(30) == pytest.approx(expected)
-    now[0] += 50.0
-    forecast.leave_out(50.0)  # as k-NN is
-    assert forecast.seconds_left(30) == pytest.approx(expected)
+    expected = 3.0 / (30 * cheap) * (20 * cheap + 40 * full)
+    assert forecast.seconds_left() == pytest.approx(expected)
 
 
 def test_durations_in_words() -> None:

@@ -245,4 +245,5 @@ def search(
         overwrite=overwrite,
         ui=ui.value if ui else None,
         as_json=as_json,
+        arguments=sys.argv[1:],
     )

@@ -51,6 +51,7 @@ class SearchRequest:
         profile: measured on this device, for κ; None counts operations.
         free: a stage may be cheaper than the one before.
         budget: for the search itself, at ``device``: its run is shortened to fit.
+        arguments: of the command line, for the record.
     """
 
     base: Loaded
@@ -67,6 +68,7 @@ class SearchRequest:
     budget: Budget | None = None
     resume: str = "never"
     overwrite: bool = False
+    arguments: tuple[str, ...] = ()
 
     @property
     def folder(self) -> Path:
@@ -134,6 +136,7 @@ def open_search(request: SearchRequest, emit: Emit) -> Session:
         request.seed,
         resume=request.resume,
         overwrite=request.overwrite,
+        arguments=request.arguments,
         policy=policy,
         clock=clock if given else None,
     )

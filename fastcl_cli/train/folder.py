@@ -5,31 +5,20 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 from fastcl_cli.checkpoint import is_finite
 from fastcl_cli.errors import CheckpointError, NumericalError, UsageError
 from fastcl_cli.files import write_text
+from fastcl_cli.run_files import RunFiles
 
 KEEP_CHECKPOINTS = 3
 
 
-class RunFolder:
-    """``DIR/{schedule.fcs, config.json, plan.json, metrics.jsonl, checkpoints/,
-    backbone.safetensors}``, and of a run with `auto` phases ``decisions.jsonl`` and ``taken.fcs``.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.schedule = path / "schedule.fcs"
-        self.config = path / "config.json"
-        self.plan = path / "plan.json"
-        self.metrics = path / "metrics.jsonl"
-        self.checkpoints = path / "checkpoints"
-        self.backbone = path / "backbone.safetensors"
-        self.decisions = path / "decisions.jsonl"
-        self.taken = path / "taken.fcs"
+class RunFolder(RunFiles):
+    """A run's folder as the run writes it."""
 
     def create(self, *, overwrite: bool) -> None:
         """Make the folder for a new run.
@@ -53,7 +42,7 @@ class RunFolder:
                 "or name another folder",
             )
         own = {self.schedule, self.config, self.plan, self.metrics, self.checkpoints}
-        own |= {self.backbone, self.decisions, self.taken}
+        own |= {self.events, self.backbone, self.decisions, self.taken, self.report}
         for entry in self.path.iterdir():
             if entry not in own:
                 raise UsageError(
@@ -94,6 +83,12 @@ class RunFolder:
     def append_decision(self, record: Mapping[str, Any]) -> None:
         """Add one line to ``decisions.jsonl``."""
         _append(self.decisions, record)
+
+    def append_event(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Add one line to ``events.jsonl``: what happened to the run, and when. It is for people
+        and for the screen; nothing in the run depends on it, and a resume keeps it."""
+        now = datetime.now(timezone.utc).isoformat(timespec="seconds")
+        _append(self.events, {"event": kind, "time": now, **fields})
 
     def truncate(self, step: int) -> None:
         """Drop what a run that goes on after ``step`` updates writes again: the metrics lines after

@@ -137,6 +137,7 @@ class Judge:
             "top1": vote.accuracy.top1,
             "mean_class": vote.accuracy.mean_class,
             "k": k,
+            "temperature": TEMPERATURE,
             "bank": len(bank.labels),
             "queries": len(queries.labels),
         }

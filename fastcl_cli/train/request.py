@@ -25,6 +25,8 @@ class RunRequest:
     max_steps: int | None = None
     save_every: int | None = None
     log_every: int | None = None
+    arguments: tuple[str, ...] = ()
+    """Of the command line that asked for it, for the record."""
     policy: Callable[[Plan], Policy] = Neighbours.of
     """How `auto` phases decide, for a plan."""
     clock: Clock | None = None

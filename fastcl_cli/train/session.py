@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +26,7 @@ from fastcl_cli.checkpoint import (
     timm_line,
 )
 from fastcl_cli.config import RunConfig
+from fastcl_cli.cost import units_per_image
 from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.source import open_split
@@ -52,6 +55,8 @@ from fastcl_cli.files import write_text
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_method
 from fastcl_cli.plan import Plan, default_log_interval, default_save_interval
+from fastcl_cli.run_files import library_versions
+from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.schedule.taken import taken_schedule
 from fastcl_cli.train.auto import words
 from fastcl_cli.train.device import Device, choose_device
@@ -166,15 +171,54 @@ class Session:
         """
         stop = Stop()
         done = self._open_folder()
-        self._emit(self.started(done))
+        with self._recorded(done):
+            self._emit(self.started(done))
+            began = time.monotonic()
+            torch.set_num_threads(self.device.threads)
+            with stop.listening():
+                try:
+                    done = self._steps(done, stop)
+                except NumericalError as error:
+                    raise refused_update(error, self.folder) from error
+            self._finish(done, stop, time.monotonic() - began)
+
+    @contextmanager
+    def _recorded(self, step: int) -> Iterator[None]:
+        """Note in ``events.jsonl`` what goes on after ``step`` updates, and how it ends."""
         began = time.monotonic()
-        torch.set_num_threads(self.device.threads)
-        with stop.listening():
-            try:
-                done = self._steps(done, stop)
-            except NumericalError as error:
-                raise refused_update(error, self.folder) from error
-        self._finish(done, stop, time.monotonic() - began)
+        self._note(
+            "started",
+            arguments=list(self._request.arguments),
+            title=Path(self._request.schedule.name).stem,
+            step=step,
+            stop_step=self.stop_step,
+            init_from=None if self._request.init_from is None else str(self._request.init_from),
+            log_every=self._request.log_every,
+            device=self.device.name,
+            precision=self.device.precision,
+            processes=distributed.size(),
+            parameters=self.parameters,
+            images=self.data.images,
+            versions=library_versions(),
+        )
+        outcome, why = "failed", "ended without a word"
+        try:
+            yield
+            outcome, why = "done", ""
+        except (InterruptError, RequeueError) as error:
+            outcome, why = "stopped", error.message
+            raise
+        except BaseException as error:
+            why = str(error) or type(error).__name__
+            raise
+        finally:
+            with suppress(OSError):  # the error that is on its way says more
+                seconds = time.monotonic() - began
+                self._note("ended", step=self._saved, outcome=outcome, why=why, seconds=seconds)
+
+    def _note(self, event: str, **fields: Any) -> None:
+        if self._leads:
+            self.folder.append_event(event, fields)
 
     def _steps(self, done: int, stop: Stop) -> int:
         """Train from ``done`` updates on, with the decisions of `auto` phases between; returns the
@@ -230,8 +274,9 @@ class Session:
         if self.judge is not None:
             self.judge.plan = self.plan
         if self._leads:
-            self.folder.append_decision(decision.record)
+            # In this order, so that whoever follows the decisions finds the plan they made.
             self.folder.write_plan(self.plan.to_json())
+            self.folder.append_decision(decision.record)
         self._emit(Decided(step, words(decision.rung), decision.record["why"], self.plan))
 
     @cached_property
@@ -343,6 +388,7 @@ class Session:
             "seed": self._request.seed,
             "data_digest": self.data.identity,
             "set": list(self._request.schedule.request.overrides),
+            "units_per_image": units_per_image(self.config, full_views(self.config)),
             "config": self.config.to_json(),
         }
         self.folder.write_description(self._request.schedule.text, config, self.plan.to_json())
@@ -366,6 +412,7 @@ class Session:
             self.folder.append_metrics(metrics)
         self._emit(StepLogged(metrics))
         for warning in self._watch.look(metrics, self.method.collapse_loss(metrics["batch"])):
+            self._note("warning", step=metrics["step"], text=warning)
             self._emit(Notice(warning))
 
     def _save(self, step: int) -> None:

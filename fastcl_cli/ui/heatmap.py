@@ -87,20 +87,27 @@ def heat_svg(*maps: HeatMap) -> str:
     return heat_sheet([maps])
 
 
-def heat_sheet(rows: Sequence[Sequence[HeatMap]]) -> str:
-    """An SVG document of rows of maps, each row side by side."""
+def heat_sheet(rows: Sequence[Sequence[HeatMap]], *, inline: bool = False) -> str:
+    """An SVG document of rows of maps, each row side by side.
+
+    Args:
+        inline: for a page: no paper of its own, labels in the colour of the text around it.
+    """
     panels, width, y = [], 0, 0
+    label = "currentColor" if inline else "#000000"
+    paper = "" if inline else '<rect width="100%" height="100%" fill="#ffffff"/>\n'
+    names = escape(", ".join(map_.title for maps in rows for map_ in maps))
     for maps in rows:
         x = _GAP
         for map_ in maps:
-            panels.append(f'<g transform="translate({x} {y})">{_panel(map_)}</g>')
+            panels.append(f'<g transform="translate({x} {y})">{_panel(map_, label)}</g>')
             x += _width(map_) + _GAP
         width = max(width, x)
         y += _TOP + max((len(m.rows) for m in maps), default=0) * _CELL_HEIGHT + _GAP
     return (
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{y}" '
-        f'viewBox="0 0 {width} {y}" font-family="sans-serif" font-size="12">\n'
-        f'<rect width="{width}" height="{y}" fill="#ffffff"/>\n' + "\n".join(panels) + "\n</svg>\n"
+        f'viewBox="0 0 {width} {y}" font-family="sans-serif" font-size="12" '
+        f'role="img" aria-label="{names}">\n{paper}' + "\n".join(panels) + "\n</svg>\n"
     )
 
 
@@ -119,18 +126,19 @@ def _width(map_: HeatMap) -> int:
     return max(cells, math.ceil(len(map_.title) * _DIGIT * 1.2))
 
 
-def _panel(map_: HeatMap) -> str:
+def _panel(map_: HeatMap, colour: str) -> str:
     left = _labels(map_)
     parts = [
-        f'<text x="0" y="22" font-size="14" font-weight="bold">{escape(map_.title)}</text>',
-        _text(left - 8, _TOP - 8, "end", _corner(map_)),
+        f'<text x="0" y="22" font-size="14" font-weight="bold" fill="{colour}">'
+        f"{escape(map_.title)}</text>",
+        _text(left - 8, _TOP - 8, "end", _corner(map_), colour),
     ]
     for column, label in enumerate(map_.columns):
-        parts.append(_text(left + (column + 0.5) * _CELL_WIDTH, _TOP - 8, "middle", label))
+        parts.append(_text(left + (column + 0.5) * _CELL_WIDTH, _TOP - 8, "middle", label, colour))
     frames = []
     for row, label in enumerate(map_.rows):
         y = _TOP + row * _CELL_HEIGHT
-        parts.append(_text(left - 8, y + _CELL_HEIGHT / 2 + 4, "end", label))
+        parts.append(_text(left - 8, y + _CELL_HEIGHT / 2 + 4, "end", label, colour))
         for column in range(len(map_.columns)):
             x = left + column * _CELL_WIDTH
             parts.append(_cell(map_, row, column, x, y))
@@ -151,17 +159,15 @@ def _cell(map_: HeatMap, row: int, column: int, x: int, y: int) -> str:
         f"{map_.row_name} {map_.rows[row]}, {map_.column_name} {map_.columns[column]}: "
         f"{'no value' if value is None else shown}"
     )
-    label = _text(x + _CELL_WIDTH / 2, y + _CELL_HEIGHT / 2 + 4, "middle", shown, ink(colour))
+    label = _text(x + _CELL_WIDTH / 2, y + _CELL_HEIGHT / 2 + 4, "middle", shown, f"#{ink(colour)}")
     return (
         f'<g><title>{escape(place)}</title><rect x="{x}" y="{y}" width="{_CELL_WIDTH}" '
         f'height="{_CELL_HEIGHT}" fill="#{colour}" stroke="#ffffff"/>{label}</g>'
     )
 
 
-def _text(x: float, y: float, anchor: str, text: str, colour: str = "000000") -> str:
-    return (
-        f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" fill="#{colour}">{escape(text)}</text>'
-    )
+def _text(x: float, y: float, anchor: str, text: str, colour: str) -> str:
+    return f'<text x="{x:g}" y="{y:g}" text-anchor="{anchor}" fill="{colour}">{escape(text)}</text>'
 
 
 def heat_table(map_: HeatMap) -> Table:

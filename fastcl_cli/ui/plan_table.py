@@ -1,4 +1,4 @@
-"""A plan on the screen: a strip of its cost over the run, and a table of its segments."""
+"""A plan on the screen: its strip, and a table of its segments."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ from rich.text import Text
 
 from fastcl_cli.config import RunConfig
 from fastcl_cli.plan import Compression, Plan, Segment, Tokens
+from fastcl_cli.ui.plan_strip import shade, strip
 from fastcl_cli.units import plain_number, short_number
 
 MAX_ROWS = 60
-_SHADES = ((0.25, "░", "green"), (0.5, "▒", "cyan"), (0.85, "▓", "yellow"), (9.0, "█", "red"))
-_AUTO = (0.0, "~", "magenta")
 
 
 def print_plan(console: Console, name: str, plan: Plan, config: RunConfig) -> None:
@@ -45,20 +44,6 @@ def _summary(plan: Plan, config: RunConfig) -> str:
         f"{config.method}, {config.model.name}{options}, image {config.image}, "
         f"{plan.images:,} images ({source}), {plan.epochs:,.4g} epochs, {plan.steps:,} steps"
     )
-
-
-def strip(plan: Plan, width: int) -> Text:
-    """The run from left to right, shaded and coloured by sample cost, where that is fixed."""
-    text = Text()
-    for cell in range(width):
-        segment = plan.at(cell * plan.steps // width)
-        _, mark, colour = _shade(segment)
-        text.append(mark, colour)
-    return text
-
-
-def _shade(segment: Segment) -> tuple[float, str, str]:
-    return _AUTO if segment.auto else next(s for s in _SHADES if segment.sample_cost <= s[0])
 
 
 def _table(plan: Plan) -> Table:
@@ -116,7 +101,7 @@ def _row(segment: Segment, plan: Plan, total: float, shown: _Shown) -> list[str 
     if shown.locals:
         row.append(_tokens(segment.views[1].online))
     row += [
-        Text(f"{segment.sample_cost:.3f}", _shade(segment)[2]),
+        Text(f"{segment.sample_cost:.3f}", shade(segment)[1]),
         f"{100 * steps / plan.steps:.1f}",
         f"{100 * segment.sample_cost * steps * segment.batch / total:.1f}",
     ]

@@ -67,6 +67,7 @@ def run(
             max_steps=max_steps,
             save_every=save_every,
             log_every=log_every,
+            arguments=tuple(arguments),
         )
         leads = distributed.rank() == 0
         with open_screen(("plain" if dry_run else ui) if leads else "none") as emit:

@@ -69,7 +69,7 @@ class Plain:
         assert self._forecast is not None
         m = event.metrics
         lines = []
-        self._forecast.leave_out(m.get("knn_s", 0.0))
+        self._forecast.take(m)
         due = time.monotonic() - self._printed_at >= SECONDS_BETWEEN_LINES
         if not due and m["step"] != self._stop_step and "knn" not in m:
             return []
@@ -78,7 +78,7 @@ class Plain:
         if now != self._compression:
             self._compression = now
             lines.append(f"-- {now}")
-        left = self._forecast.seconds_left(m["step"])
+        left = self._forecast.seconds_left()
         lines.append(
             f"step {m['step']}/{self._stop_step}  epoch {m['epoch']:.2f}  loss {m['loss']:.4f}  "
             f"lr {m['lr']:.2e}  {m['images_per_s']:.0f} img/s  "

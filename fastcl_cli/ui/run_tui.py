@@ -11,7 +11,6 @@ from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
 from rich.table import Table
-from rich.text import Text
 
 from fastcl_cli.events import (
     CheckpointSaved,
@@ -24,7 +23,7 @@ from fastcl_cli.events import (
     RunStarted,
     StepLogged,
 )
-from fastcl_cli.plan import Plan
+from fastcl_cli.ui.plan_strip import strip
 from fastcl_cli.ui.run_words import (
     Forecast,
     closing,
@@ -33,12 +32,12 @@ from fastcl_cli.ui.run_words import (
     duration,
     gradient_error,
     opening,
-    short,
 )
 
 REDRAWS_PER_SECOND = 4
 BARS = " ▁▂▃▄▅▆▇█"
-SHADES = ("blue", "cyan", "green", "yellow", "magenta", "red")
+HISTORY = 400
+"""Figures that a sparkline is made of."""
 
 
 class Tui:
@@ -56,8 +55,8 @@ class Tui:
         self._forecast: Forecast | None = None
         self._last: StepLogged | None = None
         self._measuring: Measuring | None = None
-        self._losses: deque[float] = deque(maxlen=400)
-        self._accuracies: list[float] = []
+        self._losses: deque[float] = deque(maxlen=HISTORY)
+        self._accuracies: deque[float] = deque(maxlen=HISTORY)
         self._saved = ""
 
     def __enter__(self) -> Tui:
@@ -77,6 +76,9 @@ class Tui:
             case RunStarted():
                 self._started = event
                 self._forecast = Forecast(event.plan, event.stop_step)
+                self._last, self._measuring, self._saved = None, None, ""
+                self._losses.clear()
+                self._accuracies.clear()
                 self._print(opening(event))
             case StepLogged():
                 self._last, self._measuring = event, None
@@ -84,7 +86,7 @@ class Tui:
                 if "knn" in event.metrics:
                     self._accuracies.append(event.metrics["knn"]["top1"])
                 if self._forecast is not None:
-                    self._forecast.leave_out(event.metrics.get("knn_s", 0.0))
+                    self._forecast.take(event.metrics)
             case CheckpointSaved():
                 self._saved = f"checkpoint {event.path.name}"
             case Measuring():
@@ -120,7 +122,7 @@ class Tui:
         width = max(20, self._console.width - 4)
         step = last.metrics["step"] if last else started.step
         rows: list[RenderableType] = [
-            strip(self._forecast.plan, step, width),
+            strip(self._forecast.plan, width, step),
             bar(step, started.stop_step),
         ]
         if last is not None:
@@ -133,7 +135,7 @@ class Tui:
     def _figures(self, last: StepLogged, width: int) -> Table:
         assert self._started is not None and self._forecast is not None
         m = last.metrics
-        left = self._forecast.seconds_left(m["step"])
+        left = self._forecast.seconds_left()
         wait = m["data_wait_s"] / m["step_s"]
         table = Table.grid(padding=(0, 2))
         table.add_column(style="dim")
@@ -156,7 +158,7 @@ class Tui:
         )
         table.add_row("loss", f"{m['loss']:.4f}  {sparkline(list(self._losses), width - 22)}")
         if self._accuracies:
-            history = sparkline(self._accuracies, width - 22)
+            history = sparkline(list(self._accuracies), width - 22)
             table.add_row("k-NN", f"{self._accuracies[-1]:.1%}  {history}")
         table.add_row("lr", f"{m['lr']:.3e}")
         error = gradient_error(m)
@@ -172,25 +174,6 @@ def bar(done: int, total: int) -> Table:
     line = Table.grid(expand=True)
     line.add_row(ProgressBar(total=max(total, 1), completed=done))
     return line
-
-
-def strip(plan: Plan, step: int, width: int) -> Text:
-    """The plan's segments side by side, each as wide as its steps, with a mark at ``step``."""
-    text = Text()
-    mark = min(width - 1, step * width // max(1, plan.steps))
-    for column in range(width):
-        index = plan.index(min(column * plan.steps // width, plan.steps - 1))
-        segment = plan.segments[index]
-        first = -(-segment.first_step * width // plan.steps)
-        label = f" {short(segment)} "
-        letter = label[column - first] if 0 <= column - first < len(label) else " "
-        room = segment.end_step * width // plan.steps - first
-        style = f"black on {SHADES[index % len(SHADES)]}"
-        if column == mark:
-            text.append("▼", style="bold white on black")
-        else:
-            text.append(letter if room >= len(label) else " ", style=style)
-    return text
 
 
 def sparkline(values: list[float], width: int) -> str:

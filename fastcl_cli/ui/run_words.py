@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -83,28 +82,27 @@ class Forecast:
     """Time left, following the remaining plan: what a unit of sample cost took, times what is left.
     ``plan`` may be replaced when an `auto` phase has decided.
 
-    A unit's time is measured from the first step that is asked about, over the steps of this
-    process alone: what comes before (compiling, warming up) happens once, and a resumed run
-    forecasts too.
+    A unit's time is taken from the log lines, all but the first: the steps that it covers hold what
+    happens once (compiling, warming up).
     """
 
     def __init__(self, plan: Plan, stop_step: int) -> None:
         self.plan = plan
         self._stop_step = stop_step
-        self._first: tuple[float, float] | None = None
+        self._step: int | None = None
+        self._seconds = self._cost = 0.0
 
-    def seconds_left(self, step: int) -> float | None:
-        """Seconds from now to the end, or None before anything was measured."""
-        now, cost = time.monotonic(), self.plan.cost_at(step)
-        if self._first is None:
-            self._first = now, cost
-        since, first_cost = self._first
-        if cost <= first_cost:
+    def take(self, metrics: Mapping[str, Any]) -> None:
+        """Count a log line."""
+        step, before = metrics["step"], self._step
+        self._step = step
+        if before is not None:
+            self._seconds += (step - before) * metrics["step_s"] + metrics.get("grad_error_s", 0.0)
+            self._cost += self.plan.cost_at(step) - self.plan.cost_at(before)
+
+    def seconds_left(self) -> float | None:
+        """Seconds from the last line to the end, or None before anything was measured."""
+        if self._step is None or self._cost <= 0:
             return None
-        return (now - since) / (cost - first_cost) * (self.plan.cost_at(self._stop_step) - cost)
-
-    def leave_out(self, seconds: float) -> None:
-        """Do not count so many of the seconds that have passed: they were not training."""
-        if self._first is not None:
-            since, cost = self._first
-            self._first = since + seconds, cost
+        left = self.plan.cost_at(self._stop_step) - self.plan.cost_at(self._step)
+        return self._seconds / self._cost * max(left, 0.0)

@@ -46,6 +46,7 @@ def run(
     overwrite: bool,
     ui: Ui | None,
     as_json: bool,
+    arguments: Sequence[str],
 ) -> None:
     """Search, or measure checkpoints; the options are those of the command.
 
@@ -94,6 +95,7 @@ def run(
             budget=parse_budget(budget) if budget is not None else None,
             resume=resume,
             overwrite=overwrite,
+            arguments=tuple(arguments),
         )
         _check_out(request.out, request.folder, resume, overwrite)
         with open_screen("none" if as_json else ui) as emit:
@@ -157,17 +159,28 @@ def picture(record: Mapping[str, Any]) -> str:
 
 
 def _maps(stage: Mapping[str, Any]) -> list[HeatMap]:
-    """CA-MSE, bias² and the variance's share of it over the grid, over ‖g‖² where that is known."""
-    rows = stage["settings"]
+    name = f"step {stage['step']:,}" if "checkpoint" in stage else f"{stage['start']:g}%"
+    return error_maps(stage["settings"], name, stage.get("setting"))
+
+
+def error_maps(
+    rows: Sequence[Mapping[str, Any]], name: str, chosen: str | None = None
+) -> list[HeatMap]:
+    """CA-MSE, bias² and the variance's share of it over the grid, over ‖g‖² where that is known.
+
+    Args:
+        rows: of a whole grid, as records hold them.
+        name: when they were measured.
+        chosen: the setting to frame.
+    """
     patches = sorted({row["patch"] for row in rows})
     drops = sorted({row["drop"] for row in rows}, key=float)
     where = {(row["patch"], row["drop"]): row for row in rows}
     known = all(row["relative"]["ca_mse"] is not None for row in rows)
-    name = f"step {stage['step']:,}" if "checkpoint" in stage else f"{stage['start']:g}%"
-    chosen = frozenset(
+    framed = frozenset(
         (patches.index(row["patch"]), drops.index(row["drop"]))
         for row in rows
-        if setting(row) == stage.get("setting")
+        if setting(row) == chosen
     )
     unit = " / ‖g‖²" if known else ""
     return [
@@ -179,7 +192,7 @@ def _maps(stage: Mapping[str, Any]) -> list[HeatMap]:
             columns=drops,
             values=[[_figure(where[p, d], figure, known) for d in drops] for p in patches],
             log=True,
-            marked=chosen,
+            marked=framed,
         )
         for figure, title in FIGURES.items()
     ]

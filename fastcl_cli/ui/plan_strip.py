@@ -1,0 +1,41 @@
+"""A plan as one line: the run from left to right, shaded and coloured by what an image costs."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from fastcl_cli.plan import Plan, Segment
+from fastcl_cli.ui.run_words import short
+
+_SHADES = ((0.25, "░", "green"), (0.5, "▒", "cyan"), (0.85, "▓", "yellow"), (9.0, "█", "red"))
+_AUTO = ("~", "magenta")
+
+
+def shade(segment: Segment) -> tuple[str, str]:
+    """The character and colour that stand for a segment's sample cost, where that is fixed."""
+    if segment.auto:
+        return _AUTO
+    return next(((mark, colour) for most, mark, colour in _SHADES if segment.sample_cost <= most))
+
+
+def strip(plan: Plan, width: int, step: int | None = None) -> Text:
+    """The plan's segments side by side, each as wide as its steps.
+
+    Args:
+        width: in characters.
+        step: where a run stands: there is a mark, and segments say what the online encoder sees
+            where there is room.
+    """
+    cells = []
+    for column in range(width):
+        segment = plan.at(column * plan.steps // width)
+        cells.append(shade(segment))
+        if step is not None:
+            first = -(-segment.first_step * width // plan.steps)
+            room = -(-segment.end_step * width // plan.steps) - first
+            label = f" {short(segment)} "
+            if len(label) <= room and column - first < len(label):
+                cells[-1] = label[column - first], "bold"
+    if step is not None:
+        cells[min(width - 1, step * width // plan.steps)] = "▼", "bold reverse"
+    return Text.assemble(*cells)
