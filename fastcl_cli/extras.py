@@ -27,6 +27,20 @@ def need_train() -> None:
         )
 
 
+def need_extra(extra: str, *modules: str) -> None:
+    """Make sure that what an optional extra brings is installed, without importing it.
+
+    Raises:
+        MissingLibraryError: naming what is missing and the line that installs it.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise MissingLibraryError(
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
+            f"pip install 'fastcl[{extra}]'",
+        )
+
+
 def launched() -> int | None:
     """Number of processes that torchrun, or a launcher like it, started; None where none did."""
     if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
