@@ -10,6 +10,9 @@ from pathlib import Path
 from fastcl_cli.errors import MissingLibraryError
 
 TRAIN = ("torch", "timm", "ffcv", "numba", "cv2")
+TRAIN_INSTALL = (
+    "apt-get install g++ pkg-config libopencv-dev libturbojpeg0-dev && pip install 'fastcl[train]'"
+)
 
 
 def need_train() -> None:
@@ -22,8 +25,7 @@ def need_train() -> None:
     if missing:
         raise MissingLibraryError(
             f"this command needs {', '.join(missing)}",
-            "apt-get install g++ pkg-config libopencv-dev libturbojpeg0-dev "
-            "&& pip install 'fastcl[train]'",
+            TRAIN_INSTALL,
         )
 
 

@@ -35,7 +35,7 @@ LINES = (
     "evaluate.images evaluate.features evaluate.metrics evaluate.knn",  # a run is judged by them
     "train gradient_error",
     "evaluate",
-    "export search",
+    "export search doctor",
     "ui",
     "cli",
     "__main__",

@@ -12,6 +12,7 @@ import typer
 from fastcl_cli import __version__
 from fastcl_cli.cli.data import pack
 from fastcl_cli.cli.features import export, probe
+from fastcl_cli.cli.machine import doctor
 from fastcl_cli.cli.schedules import estimate, fmt, validate
 from fastcl_cli.cli.training import bench, run, search
 from fastcl_cli.errors import FastclError
@@ -46,7 +47,7 @@ def _root(
         print(context.get_help())
 
 
-for _command in (validate, fmt, estimate, bench, run, search, probe, export, pack):
+for _command in (validate, fmt, estimate, bench, run, search, probe, export, pack, doctor):
     app.command()(_command)
 
 
