@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "fastcl_cli"
 HEAVY = (
     "torch", "torchvision", "timm", "ffcv", "numba", "cv2", "numpy", "scipy", "safetensors",
-    "sklearn", "onnx", "onnxruntime",
+    "sklearn", "onnx", "onnxruntime", "tensorboard", "wandb",
 )  # fmt: skip
 SCHEDULE_HALF = (
     "__init__ __main__ errors events units plan cost config estimate devices vit_table "
@@ -36,6 +36,7 @@ LINES = (
     "train gradient_error",
     "evaluate",
     "export search doctor",
+    "loggers",
     "ui",
     "cli",
     "__main__",
@@ -92,6 +93,8 @@ def home(path: Path) -> str:
         ("torchvision", ("data/",)),
         ("onnx", ("export/",)),
         ("onnxruntime", ("export/",)),
+        ("tensorboard", ("loggers/",)),
+        ("wandb", ("loggers/",)),
         ("pickle", ("data/cifar.py",)),
     ],
 )

@@ -100,7 +100,7 @@ def threading_layer() -> Finding:
     """What numba runs FFCV's decoding threads with.
 
     It takes the first of its layers that loads; its own, workqueue, ends the process when two
-    loaders are read at once.
+    loaders decode at the same moment.
     """
     from numba.core import config
 
@@ -122,7 +122,7 @@ def threading_layer() -> Finding:
         return Finding(
             name,
             "problem",
-            "workqueue, which cannot read training and judging images at once",
+            "workqueue: it ends a run whose training and judging images are decoded at once",
             help,
         )
     return Finding(name, "ok", layer)

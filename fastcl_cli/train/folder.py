@@ -17,7 +17,8 @@ KEEP_CHECKPOINTS = 3
 
 class RunFolder:
     """``DIR/{schedule.fcs, config.json, plan.json, metrics.jsonl, checkpoints/,
-    backbone.safetensors}``, and of a run with `auto` phases ``decisions.jsonl`` and ``taken.fcs``.
+    backbone.safetensors}``, of a run with `auto` phases ``decisions.jsonl`` and ``taken.fcs``, and
+    what its loggers keep, ``tensorboard/`` and ``wandb/``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -54,6 +55,7 @@ class RunFolder:
             )
         own = {self.schedule, self.config, self.plan, self.metrics, self.checkpoints}
         own |= {self.backbone, self.decisions, self.taken}
+        own |= {self.path / "tensorboard", self.path / "wandb"}
         for entry in self.path.iterdir():
             if entry not in own:
                 raise UsageError(
