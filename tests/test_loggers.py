@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import struct
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,42 +18,58 @@ from test_cli_run import SCHEDULE, Cli
 from test_run import CLOCK
 
 from fastcl_cli.data.pack import pack
+from fastcl_cli.events import Event, Notice, RunFinished, RunStarted, StepLogged
+from fastcl_cli.loggers.attach import LoggerName, attached, make_loggers
 from fastcl_cli.loggers.logger import scalars
 from fastcl_cli.loggers.tensorboard import TensorBoard
+from fastcl_cli.schedule import compile_text
+from fastcl_cli.train.folder import RunFolder
 
-STEPS = 12
-
-
-@pytest.fixture(scope="module")
-def beton(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("betons") / "train.beton"
-    pack("digits", path, split="val")
-    return path
+HAS_WANDB = importlib.util.find_spec("wandb") is not None
+PLAN = compile_text("images 100; batch 10; epochs 0-2: drop 0.5 patch 32;").plan
 
 
 @pytest.fixture
-def cli(
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    tmp_path: Path,
-    beton: Path,
-) -> Cli:
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Cli:
     monkeypatch.chdir(tmp_path)
-    text = SCHEDULE.replace("train.beton", str(beton)).replace(
-        "epochs 0-1: drop 0.5", "knn none;\n"
-    )
-    Path("test.fcs").write_text(f"{text.rstrip().rstrip(';')} epochs 0-1: drop 0.5;\n")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    Path("test.fcs").write_text(SCHEDULE)
     return Cli(capsys, monkeypatch)
 
 
-def run(cli: Cli, *options: str) -> str:
-    """Train as asked, with a log line for every step and a checkpoint every fifth."""
-    code, out, err = cli(
-        "run", "test.fcs", "--out", "out", "--ui", "plain", "--log-every", "1", "--save-every", "5",
-        *options,
-    )  # fmt: skip
-    assert (code, err) == (0, ""), err
-    return out
+def play(names: Sequence[LoggerName], first: int, last: int) -> list[str]:
+    """What a run from one step to another tells its loggers; returns what they said.
+
+    The lines are the same whenever they are written, but for those of the clock.
+    """
+    folder = RunFolder(Path("out"))
+    if first == 0:
+        folder.create(overwrite=True)
+        folder.write_description("", {"seed": 0}, PLAN.to_json())
+    folder.truncate(first)
+    said: list[str] = []
+
+    def screen(event: Event) -> None:
+        if isinstance(event, Notice):
+            said.append(event.text)
+
+    with attached(make_loggers(names), screen) as emit:
+        emit(RunStarted("t", folder.path, PLAN, first, PLAN.steps, "CPU", "float32", 1, 100))
+        for step in range(first + 1, last + 1):
+            interval = {"bias2": [step / 7, 2.0]}
+            line = {
+                "step": step,
+                "loss": step / 3,
+                "teacher_entropy": None,
+                "images_per_s": time.perf_counter(),
+                "online": PLAN.at(0).to_json()["online"],
+                "grad_error": {"interval": interval} if step % 2 else None,
+            }
+            folder.append_metrics(line)
+            emit(StepLogged(line))
+        if last == PLAN.steps:
+            emit(RunFinished(last, 1.0, folder.path, ""))
+    return said
 
 
 def metrics() -> dict[int, dict[str, float]]:
@@ -118,45 +136,54 @@ def wandb_history() -> list[tuple[int, dict[str, float]]]:
     return found
 
 
-def test_a_run_stopped_twice_is_one_series(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    """TensorBoard comes in later than W&B; the third start goes back behind what was logged."""
-    monkeypatch.setenv("WANDB_MODE", "offline")
-    has_wandb = "wandb" not in missing_here()
-    wandb = ("--log", "wandb") if has_wandb else ()
-    out = run(cli, "--max-steps", "4", *wandb)
-    assert not Path("out/tensorboard").exists()
-    out = run(cli, "--resume", "auto", "--max-steps", "11", *wandb, "--log", "tensorboard")
-    assert "TensorBoard: tensorboard --logdir out/tensorboard" in out
+def steady(line: dict[str, float]) -> dict[str, float]:
+    return {k: v for k, v in line.items() if k not in CLOCK}
+
+
+def test_tensorboard_shows_one_series_of_a_run_stopped_twice(cli: Cli) -> None:
+    """It comes in late, and the third start goes back behind what was logged."""
+    play([], 0, 4)
+    said = play(["tensorboard"], 4, 11)
+    assert said == ["TensorBoard: tensorboard --logdir out/tensorboard"]
     assert list(tensorboard()) == list(range(1, 12)) and tensorboard() == single(metrics())
     before = metrics()
-
-    checkpoint = "out/checkpoints/step-00000005.safetensors"
-    run(cli, "--resume", checkpoint, *wandb, *wandb, "--log", "tensorboard")
-    assert metrics()[7] != before[7], "the clock's fields: else the rest proves nothing"
-    assert list(metrics()) == list(range(1, STEPS + 1))
+    play(["tensorboard"], 5, PLAN.steps)
+    assert metrics()[7] != before[7], "the clock's figure: else the rest proves nothing"
     assert tensorboard() == single(metrics())
-    if not has_wandb:
-        pytest.skip("W&B is not installed: pip install wandb")
+    assert list(tensorboard()) == list(range(1, PLAN.steps + 1))
+    assert {"loss", "online/tokens", "grad_error/interval/bias2/1"} <= tensorboard()[9].keys()
+    # What loggers wrote belongs to the run.
+    RunFolder(Path("out")).create(overwrite=True)
+    assert not Path("out/tensorboard").exists()
 
-    def steady(line: dict[str, float]) -> dict[str, float]:
-        return {k: v for k, v in line.items() if k not in CLOCK}
 
-    history = wandb_history()
-    assert [step for step, _ in history] == list(range(1, STEPS + 1))
+@pytest.mark.skipif(not HAS_WANDB, reason="W&B is not installed: pip install 'fastcl[wandb]'")
+def test_wandb_has_one_series_of_a_run_stopped_twice(cli: Cli) -> None:
+    assert play(["wandb"], 0, 4) == ["W&B: wandb sync out/wandb/offline-run-*"]
+    play([], 4, 6)
+    play(["wandb"], 6, 11)
+    play(["wandb", "wandb"], 5, PLAN.steps)
+    history = sorted(wandb_history(), key=lambda row: row[0])
+    assert [step for step, _ in history] == list(range(1, PLAN.steps + 1))
     assert all(steady(line) == steady(metrics()[step]) for step, line in history)
-    ids = {path.name.rsplit("-")[-1] for path in Path("out/wandb").glob("offline-run-*")}
+    ids = {path.stem.removeprefix("run-") for path in Path("out/wandb").glob("offline-*/*.wandb")}
     assert ids == {json.loads(Path("out/wandb/series.json").read_text())["id"]}
 
 
-def missing_here() -> set[str]:
-    import importlib.util
+def test_a_real_run_logs_what_its_metrics_say(cli: Cli) -> None:
+    pack("digits", Path("train.beton"), split="val")
+    names = ["tensorboard", *["wandb"] * HAS_WANDB]
+    asked = [word for name in names for word in ("--log", name)]
+    code, out, _ = cli(
+        "run", "test.fcs", "--out", "out", "--ui", "plain", "--log-every", "1", "--max-steps", "3",
+        "--set", "knn=none", *asked,
+    )  # fmt: skip
+    assert code == 0 and "TensorBoard: tensorboard --logdir out/tensorboard" in out
+    assert list(metrics()) == [1, 2, 3] and tensorboard() == single(metrics())
+    assert not HAS_WANDB or dict(wandb_history()) == metrics()
 
-    return {name for name in ("wandb",) if importlib.util.find_spec(name) is None}
 
-
-def test_a_logger_that_fails_does_not_stop_the_run(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_logger_that_fails_is_left_out(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     write, calls = TensorBoard._write, []
 
     def full(self: TensorBoard, event: Any) -> None:
@@ -166,15 +193,13 @@ def test_a_logger_that_fails_does_not_stop_the_run(
         write(self, event)
 
     monkeypatch.setattr(TensorBoard, "_write", full)
-    out = run(cli, "--log", "tensorboard", "--log", "tensorboard")
-    assert out.count("warning: TensorBoard logs no more: OSError: [Errno 28]") == 1
-    assert calls == [0, 1, 2, 3]
-    assert list(metrics()) == list(range(1, STEPS + 1))
-    assert Path("out/backbone.safetensors").exists()
-    assert list(tensorboard()) == [1, 2]
-    # What loggers wrote belongs to the run.
-    run(cli, "--overwrite", "--max-steps", "0")
-    assert not Path("out/tensorboard").exists()
+    said = play(["tensorboard", "tensorboard"], 0, PLAN.steps)
+    assert said[1:] == [
+        "warning: TensorBoard logs no more: OSError: [Errno 28] No space left on device; "
+        "the run goes on, and metrics.jsonl has every figure"
+    ]
+    assert calls == [0, 1, 2, 3] and list(tensorboard()) == [1, 2]
+    assert list(metrics()) == list(range(1, PLAN.steps + 1))
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "wandb"])
@@ -192,9 +217,11 @@ def test_a_missing_library_is_named_before_anything(
 
 
 def test_process_zero_alone_logs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    pack("digits", Path("train.beton"), split="val")
     monkeypatch.setattr("fastcl_cli.distributed.rank", lambda: 1)
     monkeypatch.setattr("fastcl_cli.ui.run.make_loggers", lambda names: pytest.fail("made"))
-    run(cli, "--log", "tensorboard", "--max-steps", "0")
+    asked = ("run", "test.fcs", "--out", "out", "--log", "tensorboard", "--max-steps", "0")
+    assert cli(*asked, "--set", "knn=none")[0] == 0
     assert not Path("out").exists()
 
 
@@ -244,9 +271,11 @@ def test_wandb_online(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     assert help == "help: wandb login, or set WANDB_MODE=offline" and not Path("out").exists()
 
     monkeypatch.setitem(sys.modules, "wandb", FakeWandB(logged_in=True))  # type: ignore[arg-type]
-    out = run(cli, "--log", "wandb", "--max-steps", "3")
-    assert "W&B: where it is" in out
-    assert out.count("warning: W&B logs no more: ConnectionError: the network is down") == 1
+    said = play(["wandb"], 0, PLAN.steps)
+    assert said[0] == "W&B: where it is"
+    assert [text.split(";")[0] for text in said[1:]] == [
+        "warning: W&B logs no more: ConnectionError: the network is down"
+    ]
 
 
 def test_numbers_of_a_line() -> None:

@@ -60,7 +60,8 @@ class WandB:
             settings["finish_timeout"] = PATIENCE_S
         self._run = self._wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
-            dir=str(event.folder),
+            # Whole, for a process of its own writes there.
+            dir=str(event.folder.absolute()),
             id=self._id,
             resume="allow",
             name=os.environ.get("WANDB_NAME", event.folder.name),
