@@ -106,13 +106,22 @@ def is_finite(path: Path) -> bool:
         return False
 
 
-def save_backbone(path: Path, backbone: Encoder, spec: BackboneSpec, step: int) -> None:
-    """Write a ViT for others to use: timm's tensor names, nothing about time, path or host."""
-    _write(
-        path,
-        backbone.vit.state_dict(),
-        {"kind": "backbone", "backbone": asdict(spec), "step": step},
-    )
+def save_backbone(
+    path: Path,
+    backbone: Encoder,
+    spec: BackboneSpec,
+    step: int,
+    resized_from: tuple[int, int] | None = None,
+) -> None:
+    """Write a ViT for others to use: timm's tensor names, nothing about time, path or host.
+
+    Args:
+        resized_from: image and patch side that it was trained with, where they are not ``spec``'s.
+    """
+    header: dict[str, Any] = {"kind": "backbone", "backbone": asdict(spec), "step": step}
+    if resized_from is not None:
+        header["resized_from"] = resized_from
+    _write(path, backbone.vit.state_dict(), header)
 
 
 def load_backbone(path: Path, weights: Weights | None = None) -> tuple[Encoder, BackboneSpec]:
@@ -137,6 +146,31 @@ def load_backbone(path: Path, weights: Weights | None = None) -> tuple[Encoder, 
     encoder = build_backbone(spec)
     _load(path, encoder.vit, tensors)
     return encoder, spec
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a backbone comes from: the updates behind it, and the image and patch side that it was
+    resized from, or None."""
+
+    step: int
+    resized_from: tuple[int, int] | None
+
+
+def backbone_origin(path: Path) -> Origin:
+    """The origin of what `load_backbone` gives.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or its header says no such thing.
+    """
+    header = _read_header(path)
+    if header["kind"] == "run":
+        return Origin(read_run_header(path).step, None)
+    try:
+        resized = header.get("resized_from")
+        return Origin(int(header["step"]), None if resized is None else (resized[0], resized[1]))
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise CheckpointError(f"{path}: the header is not fastcl's: {error}") from error
 
 
 def default_weights(spec: BackboneSpec) -> Weights:
@@ -167,6 +201,11 @@ def copy_backbone(path: Path, method: Method) -> None:
             encoder = network["backbone"]
             assert isinstance(encoder, Encoder)
             _load(path, encoder.vit, tensors)
+
+
+def timm_arguments(spec: BackboneSpec) -> dict[str, int | float]:
+    """What ``timm.create_model`` must be told beside the model's name."""
+    return spec.model.timm_arguments(spec.image)
 
 
 def timm_line(path: Path, spec: BackboneSpec) -> str:

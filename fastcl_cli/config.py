@@ -36,9 +36,13 @@ class VitShape:
     mlp_ratio: float
     prefix_tokens: int
 
+    def timm_arguments(self, image: int) -> dict[str, int | float]:
+        """What ``timm.create_model`` must be told beside the name, for images of side ``image``."""
+        return {"num_classes": 0, "img_size": image, **dict(self.options)}
+
     def timm_line(self, image: int, path: Path) -> str:
         """The Python line that loads a backbone file for images of side ``image`` into timm."""
-        arguments = {"num_classes": 0, "img_size": image, **dict(self.options)}
+        arguments = self.timm_arguments(image)
         listed = "".join(f"{name}={value!r}, " for name, value in arguments.items())
         return f"timm.create_model({self.name!r}, {listed}checkpoint_path={str(path)!r})"
 

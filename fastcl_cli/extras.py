@@ -10,6 +10,9 @@ from pathlib import Path
 from fastcl_cli.errors import MissingLibraryError
 
 TRAIN = ("torch", "timm", "ffcv", "numba", "cv2")
+TRAIN_INSTALL = (
+    "apt-get install g++ pkg-config libopencv-dev libturbojpeg0-dev && pip install 'fastcl[train]'"
+)
 
 
 def need_train() -> None:
@@ -22,8 +25,21 @@ def need_train() -> None:
     if missing:
         raise MissingLibraryError(
             f"this command needs {', '.join(missing)}",
-            "apt-get install g++ pkg-config libopencv-dev libturbojpeg0-dev "
-            "&& pip install 'fastcl[train]'",
+            TRAIN_INSTALL,
+        )
+
+
+def need_extra(extra: str, *modules: str) -> None:
+    """Make sure that what an optional extra brings is installed, without importing it.
+
+    Raises:
+        MissingLibraryError: naming what is missing and the line that installs it.
+    """
+    missing = [name for name in modules if find_spec(name) is None]
+    if missing:
+        raise MissingLibraryError(
+            f"{', '.join(missing)} {'is' if len(missing) == 1 else 'are'} not installed",
+            f"pip install 'fastcl[{extra}]'",
         )
 
 

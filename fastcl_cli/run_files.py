@@ -14,7 +14,8 @@ LIBRARIES = ("torch", "timm", "ffcv")
 class RunFiles:
     """``DIR/{schedule.fcs, config.json, plan.json, metrics.jsonl, events.jsonl, checkpoints/,
     backbone.safetensors}``, of a run with `auto` phases ``decisions.jsonl`` and
-    ``taken.fcs``; and where `fastcl report` was asked, ``report.html``.
+    ``taken.fcs``; where `fastcl report` was asked, ``report.html``; and what loggers keep,
+    ``tensorboard/`` and ``wandb/``.
     """
 
     def __init__(self, path: Path) -> None:
@@ -29,6 +30,8 @@ class RunFiles:
         self.decisions = path / "decisions.jsonl"
         self.taken = path / "taken.fcs"
         self.report = path / "report.html"
+        self.tensorboard = path / "tensorboard"
+        self.wandb = path / "wandb"
 
 
 def library_versions() -> dict[str, str]:

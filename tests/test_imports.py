@@ -14,7 +14,7 @@ import pytest
 PACKAGE = Path(__file__).resolve().parent.parent / "fastcl_cli"
 HEAVY = (
     "torch", "torchvision", "timm", "ffcv", "numba", "cv2", "numpy", "scipy", "safetensors",
-    "sklearn",
+    "sklearn", "onnx", "onnxruntime", "tensorboard", "wandb",
 )  # fmt: skip
 SCHEDULE_HALF = (
     "__init__ __main__ errors events units plan cost config estimate devices vit_table "
@@ -35,7 +35,8 @@ LINES = (
     "evaluate.images evaluate.features evaluate.metrics evaluate.knn",  # a run is judged by them
     "train gradient_error",
     "evaluate",
-    "search report",
+    "export search doctor report",
+    "loggers",
     "ui",
     "cli",
     "__main__",
@@ -90,6 +91,10 @@ def home(path: Path) -> str:
         ("lark", ("schedule/parser.py",)),
         ("ffcv", ("data/",)),
         ("torchvision", ("data/",)),
+        ("onnx", ("export/",)),
+        ("onnxruntime", ("export/",)),
+        ("tensorboard", ("loggers/",)),
+        ("wandb", ("loggers/",)),
         ("pickle", ("data/cifar.py",)),
     ],
 )

@@ -1,4 +1,4 @@
-"""The command that judges features: probe."""
+"""The commands on trained features: probe, export."""
 
 from __future__ import annotations
 
@@ -32,6 +32,14 @@ class Precision(str, Enum):
     auto = "auto"
     float32 = "float32"
     bf16 = "bf16"
+
+
+class Format(str, Enum):
+    """What `export` writes."""
+
+    timm = "timm"
+    hf = "hf"
+    onnx = "onnx"
 
 
 def probe(
@@ -161,3 +169,49 @@ def probe(
         "precision": precision and precision.value,
     }
     view.run(checkpoint, data, train, val, given, as_json)
+
+
+def export(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CKPT", help="Backbone or checkpoint.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", metavar="PATH", help="File, or for hf a folder, to write."),
+    ],
+    format: Annotated[
+        Format | None,
+        typer.Option("--format", help="[default: by PATH's end: .safetensors, .onnx, else hf]"),
+    ] = None,
+    image: Annotated[
+        int | None,
+        typer.Option("--image", min=1, help="Side in pixels. [default: as trained]"),
+    ] = None,
+    patch: Annotated[
+        int | None,
+        typer.Option("--patch", min=1, help="Side in pixels. [default: as trained]"),
+    ] = None,
+    weights: Annotated[
+        Weights | None,
+        typer.Option("--weights", help="Which network of a run's checkpoint. [default: target]"),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace an export that is in PATH.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a backbone for others: a timm file, a Hugging Face folder or an ONNX file.
+
+    For another image or patch side the position embeddings and the patch projection are resized.
+    What was written is loaded, and its features are compared with the checkpoint's.
+    """
+    from fastcl_cli.ui import export as view
+
+    view.run(
+        checkpoint,
+        out,
+        format.value if format else None,
+        image=image,
+        patch=patch,
+        weights=weights.value if weights else None,
+        overwrite=overwrite,
+        as_json=as_json,
+    )

@@ -11,7 +11,8 @@ import typer
 
 from fastcl_cli import __version__
 from fastcl_cli.cli.data import pack
-from fastcl_cli.cli.features import probe
+from fastcl_cli.cli.features import export, probe
+from fastcl_cli.cli.machine import doctor
 from fastcl_cli.cli.runs import report, watch
 from fastcl_cli.cli.schedules import estimate, fmt, validate
 from fastcl_cli.cli.training import bench, run, search
@@ -47,7 +48,11 @@ def _root(
         print(context.get_help())
 
 
-for _command in (validate, fmt, estimate, bench, run, search, watch, report, probe, pack):
+_COMMANDS = (
+    validate, fmt, estimate, bench, run, search, watch, report, probe, export, pack, doctor,
+)  # fmt: skip
+
+for _command in _COMMANDS:
     app.command()(_command)
 
 

@@ -28,6 +28,13 @@ class Method(str, Enum):
     dino = "dino"
 
 
+class Log(str, Enum):
+    """Where the figures of a run go, beside ``metrics.jsonl``."""
+
+    tensorboard = "tensorboard"
+    wandb = "wandb"
+
+
 class Metric(str, Enum):
     """In which gradient errors are measured."""
 
@@ -131,6 +138,10 @@ def run(
     ui: Annotated[
         Ui | None, typer.Option("--ui", help="[default: tui on a terminal, else plain]")
     ] = None,
+    log: Annotated[
+        list[Log] | None,
+        typer.Option("--log", help="Where else the figures go; repeatable."),
+    ] = None,
 ) -> None:
     """Train as a schedule says, and write a backbone for timm."""
     from fastcl_cli.ui import run as view
@@ -150,6 +161,7 @@ def run(
         gpus=gpus,
         dry_run=dry_run,
         ui=ui.value if ui else None,
+        loggers=[one.value for one in log or ()],
         arguments=sys.argv[1:],
     )
     raise typer.Exit(status)

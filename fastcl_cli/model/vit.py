@@ -103,7 +103,7 @@ class Encoder(nn.Module):
         # Dropping comes before the projection, which is linear in each patch: a dropped patch
         # costs nothing and its pixels get a gradient of exactly zero.
         patches = patchify(view, self.patch)
-        position = self._position(math.isqrt(patches.shape[1]))
+        position = self.position_embedding(math.isqrt(patches.shape[1]))
         prefix_position = position[:, : self.embedded_prefix]
         position = position[:, self.embedded_prefix :]
         if kept is not None:
@@ -120,7 +120,9 @@ class Encoder(nn.Module):
             for branch, module in enumerate((block.drop_path1, block.drop_path2)):
                 module.factor = None if paths is None else paths[index, branch]
 
-    def _position(self, grid: int) -> Tensor:
+    def position_embedding(self, grid: int) -> Tensor:
+        """What is added to the tokens of a view with ``grid`` per side: (1, prefix + grid², D),
+        the prefix being the tokens that have an entry of their own."""
         parameter: Tensor = self.vit.pos_embed
         if grid == self.base_grid:
             return parameter

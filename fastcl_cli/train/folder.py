@@ -43,6 +43,7 @@ class RunFolder(RunFiles):
             )
         own = {self.schedule, self.config, self.plan, self.metrics, self.checkpoints}
         own |= {self.events, self.backbone, self.decisions, self.taken, self.report}
+        own |= {self.tensorboard, self.wandb}
         for entry in self.path.iterdir():
             if entry not in own:
                 raise UsageError(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fastcl_cli.errors import UsageError
 from fastcl_cli.extras import need_train
+from fastcl_cli.loggers.attach import LoggerName, attached, make_loggers, need_loggers
 from fastcl_cli.schedule import load
 from fastcl_cli.ui.console import stdout
 from fastcl_cli.ui.plan_table import print_plan
@@ -30,6 +31,7 @@ def run(
     gpus: int | None,
     dry_run: bool,
     ui: Ui | None,
+    loggers: Sequence[LoggerName],
     arguments: Sequence[str],
 ) -> int:
     """Train as a schedule says; the options are those of the command, whose ``arguments`` every
@@ -46,6 +48,7 @@ def run(
     if must_launch(gpus, schedule):
         load(schedule, overrides=settings, data=data)  # for its faults
         need_train()
+        need_loggers(loggers)
         from fastcl_cli.launch import launch
 
         assert gpus is not None
@@ -53,6 +56,7 @@ def run(
     with processes():
         loaded = load(schedule, overrides=settings, data=data)
         need_train()
+        need_loggers(loggers)
         from fastcl_cli import distributed
         from fastcl_cli.train.request import RunRequest
         from fastcl_cli.train.session import Session
@@ -70,7 +74,12 @@ def run(
             arguments=tuple(arguments),
         )
         leads = distributed.rank() == 0
-        with open_screen(("plain" if dry_run else ui) if leads else "none") as emit:
+        # Made before the screen takes the terminal: W&B may ask who is there.
+        made = make_loggers(loggers) if leads and not dry_run else []
+        with (
+            open_screen(("plain" if dry_run else ui) if leads else "none") as screen,
+            attached(made, screen) as emit,
+        ):
             session = Session(request, emit)
             if not dry_run:
                 session.train()

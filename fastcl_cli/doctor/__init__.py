@@ -1,0 +1,1 @@
+"""`fastcl doctor`: whether this machine can train, and what would mend it."""

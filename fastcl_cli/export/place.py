@@ -1,0 +1,82 @@
+"""The place that an export is written to: whole, or not at all."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from fastcl_cli.errors import UsageError
+from fastcl_cli.files import sync
+
+
+def check_place(path: Path, own: Sequence[str] | None, overwrite: bool) -> None:
+    """Make sure that an export may be written to ``path``.
+
+    Args:
+        own: names in the folder that it makes; None where it is a file.
+
+    Raises:
+        UsageError: something is there and ``overwrite`` is false, or it is not an export.
+    """
+    if not path.parent.is_dir():
+        raise UsageError(f"{path.parent}: no such folder", f"mkdir -p '{path.parent}'")
+    if not path.exists() and not path.is_symlink():
+        return
+    if path.is_dir() != (own is not None):
+        kind = "a file" if own is not None else "a folder"
+        raise UsageError(f"{path} is {kind}", "name another one with --out")
+    other = [entry for entry in path.iterdir() if entry.name not in own] if own is not None else []
+    if other:
+        raise UsageError(
+            f"{other[0]} was not written by an export, so {path} is left as it is",
+            "name another one with --out",
+        )
+    if not overwrite and (own is None or any(path.iterdir())):
+        raise UsageError(f"{path} exists", "replace it with --overwrite, or name another --out")
+
+
+@contextmanager
+def staged(path: Path) -> Iterator[Path]:
+    """Give a place of the same name in a folder of its own beside ``path``.
+
+    On success all that was written into that folder is synced and takes the place of what has its
+    name beside ``path``; on an exception nothing is left.
+
+    Raises:
+        UsageError: it cannot be written.
+    """
+    try:
+        folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+        try:
+            inner = folder / "new"
+            inner.mkdir()
+            yield inner / path.name
+            for written in inner.rglob("*"):
+                sync(written)
+            # What ``path`` names comes last: a file beside it is no use without it.
+            for made in sorted(inner.iterdir(), key=lambda made: made.name == path.name):
+                _put(made, path.with_name(made.name), folder)
+            sync(path.parent)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UsageError(f"cannot write {path}: {reason}", "name another one with --out") from error
+
+
+def _put(made: Path, path: Path, folder: Path) -> None:
+    if not path.is_dir():
+        made.replace(path)
+        return
+    old = folder / "old"
+    path.rename(old)
+    try:
+        made.rename(path)
+    except OSError:
+        old.rename(path)
+        raise
