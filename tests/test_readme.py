@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.main import get_command
 
+from fastcl_cli.cli.main import COMMANDS as EXAMPLES
 from fastcl_cli.cli.main import app
 from fastcl_cli.schedule import compile_text
 from fastcl_cli.schedule.settings import settings_markdown
@@ -29,7 +30,7 @@ def test_the_schedule_shown_is_valid() -> None:
     assert [s.views[0].online.kept for s in plan.segments] == [25, 196]
 
 
-@pytest.mark.parametrize("line", COMMANDS)
+@pytest.mark.parametrize("line", [*COMMANDS, *EXAMPLES.values()])
 def test_commands_have_the_options_shown(line: str) -> None:
     """Parsed by the real command line, up to but not including what it would do."""
     _, name, *arguments = shlex.split(line)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -48,12 +49,24 @@ def _root(
         print(context.get_help())
 
 
-_COMMANDS = (
-    validate, fmt, estimate, bench, run, search, watch, report, probe, export, pack, doctor,
-)  # fmt: skip
+COMMANDS: dict[Callable[..., None], str] = {
+    validate: "fastcl validate my.fcs",
+    fmt: "fastcl fmt my.fcs",
+    estimate: "fastcl estimate moco_opt --budget 100gpuh --gpus 8",
+    bench: "fastcl bench moco_opt --data photos.beton --set batch=512",
+    run: "fastcl run moco_opt --data photos.beton --set batch=512 --out runs/first",
+    search: "fastcl search moco_full --data photos.beton --out mine.fcs",
+    watch: "fastcl watch runs/first",
+    report: "fastcl report runs/first runs/second --out both.html",
+    probe: "fastcl probe runs/first/backbone.safetensors --data labelled/",
+    export: "fastcl export runs/first/backbone.safetensors --out vit-hf --format hf",
+    pack: "fastcl pack photos/ photos.beton",
+    doctor: "fastcl doctor",
+}
+"""Each command, with an example of its use."""
 
-for _command in _COMMANDS:
-    app.command()(_command)
+for _command, _example in COMMANDS.items():
+    app.command(epilog=f"Example: {_example}")(_command)
 
 
 def main() -> None:
