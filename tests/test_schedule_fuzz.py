@@ -19,7 +19,7 @@ from fastcl_cli.schedule.parser import parse
 from fastcl_cli.schedule.settings import SETTINGS
 from fastcl_cli.schedule.source import Source
 
-INPUTS = 8_000
+INPUTS = 20_000
 CHUNKS = 8
 
 VALID = [path.read_bytes() for path in builtin_schedules().values()] + [
