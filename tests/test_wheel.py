@@ -46,6 +46,7 @@ def test_built_in_schedules_and_grammar_travel(unpacked: Path, tmp_path: Path) -
 def test_it_is_typed_licensed_and_whole(unpacked: Path) -> None:
     names = {path.relative_to(unpacked).as_posix() for path in unpacked.rglob("*")}
     assert {"fastcl_cli/py.typed", "fastcl_cli/vit_table.json"} <= names
+    assert {"fastcl_cli/report/chart.css", "fastcl_cli/report/page.css"} <= names
     assert any(name.endswith("licenses/LICENSE") for name in names)
     modules = {
         f"fastcl_cli/{path.relative_to(ROOT / 'fastcl_cli').as_posix()}"
