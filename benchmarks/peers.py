@@ -7,7 +7,7 @@ average. Ours starts from decoded images and makes its views too; the others' ar
     dino        networks, head and loss of facebookresearch/dino (--dino DIR, a checkout)
     lightly     heads and losses of the package lightly (if it is installed), timm's ViT
 
-    python benchmarks/peers.py --moco DIR --dino DIR [--batch 32] [--repetitions 5] [--record]
+    python benchmarks/peers.py --moco DIR --dino DIR [--ours bf16] [--batch 32] [--record]
 """
 
 from __future__ import annotations
@@ -199,7 +199,8 @@ def main() -> None:
     parser.add_argument("--moco", type=Path, help="checkout of facebookresearch/moco-v3")
     parser.add_argument("--dino", type=Path, help="checkout of facebookresearch/dino")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--precision", default="float32", help="of the others, and of ours first")
+    parser.add_argument("--ours", nargs="*", default=[], help="other precisions of ours")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     options = parser.parse_args()
@@ -214,15 +215,17 @@ def main() -> None:
     torch.manual_seed(0)
     rows = []
     for method in options.methods:
-        work = peers(method, options, device)
-        work = {"fastcl": ours(method, options.batch, device), **work}
-        times = in_turn(work, options.repetitions)
+        work = {"fastcl": ours(method, options.batch, device)}
+        for precision in options.ours:
+            own = ours(method, options.batch, choose_device(precision))
+            work[f"fastcl, {precision}"] = own
+        times = in_turn({**work, **peers(method, options, device)}, options.repetitions)
         for name, values in times.items():
             ratios = [a / b for a, b in zip(times["fastcl"], values, strict=True)]
             spread = f"{min(values):.2f}-{max(values):.2f}"
             cells = [method, name, f"{statistics.median(values):.2f}", spread]
             rows.append([*cells, f"{statistics.median(ratios):.3f}"])
-    header = ["method", "step of", "s/step", "least-greatest", "ours / theirs"]
+    header = ["method", "step of", "s/step", "least-greatest", "fastcl / this"]
     body = table(header, rows) + f"\n\nBatch {options.batch}, {options.repetitions} rounds in turn."
     if options.record:
         record("A step without compression beside other projects'", body, device)
