@@ -255,6 +255,9 @@ def test_resume_auto_starts_again_where_there_is_no_checkpoint(whole: Path, tmp_
     run(tmp_path / "run", resume="auto", max_steps=2, log_every=1)
     for checkpoint in (tmp_path / "run" / "checkpoints").iterdir():
         checkpoint.unlink()
+    with pytest.raises(UsageError, match="holds a backbone and no checkpoint"):
+        run(tmp_path / "run", resume="auto")
+    (tmp_path / "run" / "backbone.safetensors").unlink()
     run(tmp_path / "run", resume="auto")
     assert without_clock(metrics(tmp_path / "run")) == without_clock(metrics(whole))
 

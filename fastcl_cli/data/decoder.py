@@ -6,6 +6,7 @@ Imports FFCV: import this module only after `ffcv_library.load_ffcv`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from threading import Event
@@ -24,11 +25,15 @@ from ffcv.pipeline.pipeline_spec import PipelineSpec
 from numpy.typing import NDArray
 
 from fastcl_cli.data.beton import IMAGE, JPEG, Beton, read_records
+from fastcl_cli.data.checksum import checksum_compiled
 from fastcl_cli.data.mapped import map_files
+from fastcl_cli.errors import DataError
 
-DECODED, DAMAGED, OTHER_SIZE = 0, 1, 2
+DECODED, DAMAGED, OTHER_SIZE, CHANGED = 0, 1, 2, 3
 """The status of an image: fine; the JPEG decoder failed or warned; the JPEG is of another size
-than the record says."""
+than the record says; its bytes do not have the checksum that they were written with."""
+_CHECKED = np.dtype([*IMAGE.descr, ("checksum", "<u8")])
+"""`IMAGE`, with the checksum of its bytes, 0 for none."""
 
 
 def jpeg_size_is(data: NDArray[np.uint8], height: int, width: int) -> bool:
@@ -75,8 +80,10 @@ class SquashDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]
         decode_jpeg = Compiler.compile(imdecode)
         resize = Compiler.compile(resize_crop)
         size_is = Compiler.compile(jpeg_size_is)
+        checksum = Compiler.compile(checksum_compiled)
         each = Compiler.get_iterator()
         jpeg, damaged, other_size, decoded = JPEG, DAMAGED, OTHER_SIZE, DECODED
+        changed, none = CHANGED, np.uint64(0)
 
         def decode(indices, memory, metadata, storage):  # type: ignore[no-untyped-def]
             squares, status = memory
@@ -86,7 +93,9 @@ class SquashDecoder(SimpleRGBImageDecoder):  # type: ignore[misc]
                 data = read(record["data_ptr"], storage)
                 height, width = np.int64(record["height"]), np.int64(record["width"])
                 status[slot] = decoded
-                if record["mode"] == jpeg:
+                if record["checksum"] != none and checksum(data) != record["checksum"]:
+                    status[slot] = changed
+                elif record["mode"] == jpeg:
                     part = 1
                     while part < 8 and max(height, width) >= 2 * part * side:
                         part *= 2
@@ -160,8 +169,13 @@ class Files:
             np.concatenate([part.pointers + at for part, at in zip(records, offsets, strict=True)]),
             np.concatenate([part.sizes for part in records]),
         )
-        metadata = images.view(np.dtype([("f0", IMAGE)], align=True))
+        metadata = np.empty(len(images), np.dtype([("f0", _CHECKED)]))
+        for column in IMAGE.names or ():
+            metadata["f0"][column] = images[column]
+        metadata["f0"]["checksum"] = np.concatenate([part.checksums for part in records])
         name = "image"
+        self._shards = list(beton.shards)
+        self._seen = [shard.path.stat() for shard in beton.shards]
         self.batch_size = 1
         self.num_workers = workers
         self.memory_manager = memory
@@ -177,6 +191,30 @@ class Files:
         )
         _, code = self.graph.collect_requirements()
         self.code = self.graph.codegen_all(code)
+
+    def check_files(self) -> None:
+        """Make sure that no file was changed in place since it was mapped. One that was removed or
+        replaced is still there for who has mapped it.
+
+        Raises:
+            DataError: one was cut short, or holds something else.
+        """
+        for number, (shard, was) in enumerate(zip(self._shards, self._seen, strict=True)):
+            try:
+                now = shard.path.stat()
+            except OSError:
+                continue
+            if not os.path.samestat(was, now):
+                continue
+            if now.st_size != was.st_size:
+                raise DataError(
+                    f"{shard.path}: has {now.st_size:,} bytes and had {was.st_size:,} when it was "
+                    "opened",
+                    "put the whole file back, then `--resume auto`",
+                )
+            if now.st_mtime_ns != was.st_mtime_ns:
+                read_records(shard)
+                self._seen[number] = now
 
 
 class Iterator(EpochIterator):  # type: ignore[misc]

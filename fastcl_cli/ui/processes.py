@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
-from fastcl_cli.errors import UsageError
+from fastcl_cli.errors import RequeueError, UsageError
 from fastcl_cli.extras import launched, need_train
 
 
@@ -34,3 +36,18 @@ def processes() -> AbstractContextManager[None]:
     from fastcl_cli import distributed
 
     return distributed.processes()
+
+
+@contextmanager
+def requeued() -> Iterator[None]:
+    """Say of a run that is told to stop while it does not train, but packs or opens its data, that
+    it can be started again: nothing is lost."""
+    try:
+        yield
+    except SystemExit as stop:
+        if stop.code != 128 + signal.SIGTERM:
+            raise
+        raise RequeueError(
+            "stopped outside of training; what was written is whole",
+            "start the same command again, with `--resume auto`",
+        ) from None
