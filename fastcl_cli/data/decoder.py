@@ -158,39 +158,43 @@ class Files:
     batches_ahead = 3
 
     def __init__(self, beton: Beton, decoder: SquashDecoder, workers: int) -> None:
-        records = [read_records(shard) for shard in beton.shards]
-        files, starts = map_files([shard.path for shard in beton.shards])
-        images = np.concatenate([part.images for part in records])
-        for shard, start, part in zip(beton.shards, starts, records, strict=True):
-            images["data_ptr"][shard.first : shard.first + len(part.images)] += np.uint64(start)
-        offsets = np.array(starts, np.uint64)
-        memory = _Memory(
-            files,
-            np.concatenate([part.pointers + at for part, at in zip(records, offsets, strict=True)]),
-            np.concatenate([part.sizes for part in records]),
-        )
-        metadata = np.empty(len(images), np.dtype([("f0", _CHECKED)]))
-        for column in IMAGE.names or ():
-            metadata["f0"][column] = images[column]
-        metadata["f0"]["checksum"] = np.concatenate([part.checksums for part in records])
-        name = "image"
-        self._shards = list(beton.shards)
-        self._seen = [shard.path.stat() for shard in beton.shards]
         self.batch_size = 1
         self.num_workers = workers
-        self.memory_manager = memory
-        self.reader = SimpleNamespace(metadata=metadata)
         self.traversal_order = None
+        self.open(beton)
+        name = "image"
         Compiler.set_num_threads(workers)
         self.graph = Graph(
             {name: PipelineSpec(name, transforms=[decoder])},
             {name: RGBImageField()},
             {name: 0},
-            metadata,
-            memory.compile_reader(),
+            self.reader.metadata,
+            self.memory_manager.compile_reader(),
         )
         _, code = self.graph.collect_requirements()
         self.code = self.graph.codegen_all(code)
+
+    def open(self, beton: Beton) -> None:
+        """Map the files of a data set, in place of those before; what is compiled serves any."""
+        records = [read_records(shard) for shard in beton.shards]
+        files, starts = map_files([shard.path for shard in beton.shards])
+        self._shards = list(beton.shards)
+        self._seen = [shard.path.stat() for shard in beton.shards]
+        metadata = np.empty(beton.images, np.dtype([("f0", _CHECKED)]))
+        rows = metadata["f0"]
+        for shard, start, part in zip(beton.shards, starts, records, strict=True):
+            here = slice(shard.first, shard.first + len(part.images))
+            for column in IMAGE.names or ():
+                rows[column][here] = part.images[column]
+            rows["data_ptr"][here] += np.uint64(start)
+            rows["checksum"][here] = part.checksums
+        offsets = np.array(starts, np.uint64)
+        self.reader = SimpleNamespace(metadata=metadata)
+        self.memory_manager = _Memory(
+            files,
+            np.concatenate([part.pointers + at for part, at in zip(records, offsets, strict=True)]),
+            np.concatenate([part.sizes for part in records]),
+        )
 
     def check_files(self) -> None:
         """Make sure that no file was changed in place since it was mapped. One that was removed or
