@@ -1,5 +1,5 @@
-"""Runs killed at random moments, half of the time in the middle of writing a checkpoint, and told to
-stop by each signal: all of them must go on and end as one that nobody disturbed, byte for byte.
+"""Runs killed at random moments, half of the time in the middle of writing a checkpoint, and told
+to stop by each signal: all of them must go on and end as one that nobody disturbed, byte for byte.
 
 tests/crashing.py does it; this is the long form. About 1 s of one core for each kill.
 
@@ -19,7 +19,7 @@ from common import record, table
 from fastcl_cli.train.device import choose_device
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from crashing import Herd, torture  # noqa: E402
+from crashing import Herd, torture
 
 ROWS = {
     "random": "SIGKILL at a random moment",
@@ -47,7 +47,7 @@ def main() -> None:
     body = table(["what", "how often"], [[text, str(result.get(k, 0))] for k, text in ROWS.items()])
     body += (
         f"\n\n{result['seconds']:,.0f} s in all; an undisturbed run takes "
-        f"{result['undisturbed_s']:.1f} s here, the longest of the others {result['slowest_s']:.1f} s."
+        f"{result['undisturbed_s']:.1f} s here, the longest other {result['slowest_s']:.1f} s."
     )
     if asked.record:
         record("Killed and resumed", body, choose_device("float32"))

@@ -240,7 +240,7 @@ def _read_header(path: Path) -> dict[str, Any]:
         raise CheckpointError(f"{path} was not written by fastcl: its header has no fastcl entry")
     if header.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} has format {str(header.get('format'))[:40]!r}; this version reads {FORMAT}"
+            f"{path} has format {repr(header.get('format'))[:40]}; this version reads {FORMAT}"
         )
     return header
 

@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-_PART = re.compile(r"\..+\.\d+\.part")
+_PART = re.compile(r"\..+\.\d+\.part|\.tmp\w{6}")
+"""A name that `replacing` gives, or safetensors beneath it."""
 
 
 def cache_folder() -> Path:
@@ -63,8 +64,8 @@ def remove_parts(folder: Path) -> None:
 
     Whoever calls this must know that no other process is writing there (`locked`).
     """
-    for path in folder.glob(".*.part"):
-        if _PART.fullmatch(path.name):
+    for path in folder.glob(".*"):
+        if _PART.fullmatch(path.name) and path.is_file():
             path.unlink(missing_ok=True)
 
 

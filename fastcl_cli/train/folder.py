@@ -217,7 +217,7 @@ def _truncate(path: Path, last: int) -> None:
     kept = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            if json.loads(line)["step"] > last:
+            if not json.loads(line)["step"] <= last:
                 break
         except (ValueError, KeyError, TypeError, RecursionError):
             break  # the line that was being written when the run was killed

@@ -174,16 +174,15 @@ class Session:
         stop = Stop()
         fresh = self._request.resume == "never" and not self._request.overwrite
         held = self.folder.held(empty=fresh, announce=self._announce)
-        with held if self._leads else nullcontext():
+        with stop.listening(), held if self._leads else nullcontext():
             done = self._open_folder()
             self._emit(self.started(done))
             began = time.monotonic()
             torch.set_num_threads(self.device.threads)
-            with stop.listening():
-                try:
-                    done = self._steps(done, stop)
-                except NumericalError as error:
-                    raise refused_update(error, self.folder) from error
+            try:
+                done = self._steps(done, stop)
+            except NumericalError as error:
+                raise refused_update(error, self.folder) from error
             self._finish(done, stop, time.monotonic() - began)
 
     def _steps(self, done: int, stop: Stop) -> int:
