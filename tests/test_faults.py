@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -26,8 +27,10 @@ from test_schedule_fuzz import examine, mutate
 from tiny import moco
 
 from fastcl_cli.checkpoint import check_whole, read_run_header
+from fastcl_cli.cli.main import main
 from fastcl_cli.data.beton import open_beton, read_records
 from fastcl_cli.data.loader import DecodedLoader
+from fastcl_cli.data.writer import BetonWriter
 from fastcl_cli.errors import (
     CheckpointError,
     ConfigError,
@@ -149,7 +152,7 @@ def test_a_full_disk_while_saving_or_logging(whole: Path, tmp_path: Path) -> Non
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(RunFailedError, match="cannot write .*step-00000008.*too large") as e:
+        with pytest.raises(RunFailedError, match=r"cannot write .*step-00000008.*too large") as e:
             run(out, emit=limit)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -259,6 +262,32 @@ def test_stopped_in_the_middle_of_knn(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr(session, "open_judge", lambda *a, **k: Judging(False))
     run(tmp_path / "run", resume="auto")
     assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_told_to_stop_while_packing(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Nothing is lost but the packing; what a library makes of the exception does not matter."""
+
+    def interrupted(self: BetonWriter, *image: Any) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except BaseException as error:
+            raise ValueError("could not determine the shape") from error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTCL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(BetonWriter, "add", interrupted)
+    monkeypatch.setattr(sys, "argv", ["fastcl", "run", "quickstart", "--out", "run"])
+    before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1)]
+    with pytest.raises(SystemExit) as caught:
+        main()
+    for one, handler in zip((signal.SIGTERM, signal.SIGUSR1), before, strict=True):
+        signal.signal(one, handler)
+    assert caught.value.code == (130 if number == signal.SIGINT else 75), capsys.readouterr().err
+    assert not list((tmp_path / "cache").iterdir()) and not (tmp_path / "run").exists()
 
 
 @pytest.fixture(scope="module")
