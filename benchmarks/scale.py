@@ -87,7 +87,7 @@ def measure(small: Path, path: Path) -> dict[str, float]:
 
 def lines_per_second(folder: Path, lines: int) -> float:
     run = RunFolder(folder)
-    run.create(overwrite=True)
+    run.create()
     line = {f"figure {i}": i / 7 for i in range(30)}
     since = time.perf_counter()
     for step in range(lines):

@@ -12,6 +12,7 @@ from data_photos import write_beton
 
 from fastcl_cli.data.beton import (
     ALLOCATION,
+    CHECKS,
     FIELD,
     HEADER,
     IMAGE,
@@ -42,10 +43,12 @@ def header(data: bytes) -> np.ndarray:
 
 
 def edit(path: Path, change: Callable[[np.ndarray, np.ndarray, np.ndarray], None]) -> None:
-    """Change header, metadata and allocation table of a file in place."""
+    """Change header, metadata and allocation table of a file in place, once it has no checksums,
+    as FFCV's own files have none."""
     data = bytearray(path.read_bytes())
     head = np.frombuffer(data, HEADER, 1)
     table_at = int(head[0]["alloc_table_ptr"])
+    data[table_at - CHECKS.itemsize : table_at] = bytes(CHECKS.itemsize)
     rows = np.frombuffer(data, ROW, IMAGES, HEADER.itemsize + 2 * FIELD.itemsize)
     table = np.frombuffer(data, ALLOCATION, IMAGES, table_at)
     change(head[0:1], rows, table)

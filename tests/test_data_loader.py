@@ -15,7 +15,7 @@ import torch
 from data_photos import photos, write_beton
 from PIL import Image
 
-from fastcl_cli.data.beton import ALLOCATION, HEADER, Beton, open_beton
+from fastcl_cli.data.beton import ALLOCATION, CHECKS, HEADER, Beton, open_beton
 from fastcl_cli.data.ffcv_library import load_ffcv
 from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.order import epoch_order
@@ -196,7 +196,8 @@ def test_a_thread_that_dies_is_an_error_with_its_cause(loader: DecodedLoader, mo
     assert isinstance(caught.value.__cause__, OSError) and caught.value.exit_code == 1
 
 
-def damage(source: Path, target: Path, index: int, how: str) -> Path:
+def damage(source: Path, target: Path, index: int, how: str, checked: bool) -> Path:
+    """A beton with a damaged image; without its checksums, as FFCV writes it, if not ``checked``."""
     data = bytearray(source.read_bytes())
     table_at = int(np.frombuffer(data, HEADER, 1)[0]["alloc_table_ptr"])
     row = np.frombuffer(bytes(data), ALLOCATION, IMAGES, table_at)[index]
@@ -210,10 +211,13 @@ def damage(source: Path, target: Path, index: int, how: str) -> Path:
     elif how == "other size":
         frame = data.index(b"\xff\xc0", at)
         data[frame + 5 : frame + 9] = (40).to_bytes(2, "big") * 2
+    if not checked:
+        data[table_at - CHECKS.itemsize : table_at] = bytes(CHECKS.itemsize)
     target.write_bytes(bytes(data))
     return target
 
 
+@pytest.mark.parametrize("checked", [False, True])
 @pytest.mark.parametrize(
     "how, message",
     [
@@ -223,16 +227,19 @@ def damage(source: Path, target: Path, index: int, how: str) -> Path:
         ("other size", "has not the size"),
     ],
 )
-def test_a_damaged_record_is_named(beton: Beton, tmp_path, how: str, message: str) -> None:
+def test_a_damaged_record_is_named(
+    beton: Beton, tmp_path: Path, how: str, message: str, checked: bool
+) -> None:
     """FFCV would repeat old pixels. Images before the damaged batch are served."""
-    path = damage(beton.path, tmp_path / "damaged.beton", 30, how)
+    path = damage(beton.path, tmp_path / "damaged.beton", 30, how, checked)
     damaged = DecodedLoader(open_beton(path), 64, 2)
     before = threading.active_count()
     with pytest.raises(DataError) as caught, damaged.stream(np.arange(IMAGES), 8) as batches:
         for count, _ in enumerate(batches):
             assert count < 3
     assert f"{path}: image 30 is damaged" in caught.value.message
-    assert message in caught.value.message and "pack" in caught.value.help
+    said = "is not what was packed" if checked else message
+    assert said in caught.value.message and "pack" in caught.value.help
     assert threading.active_count() == before
     assert len(served(damaged, np.arange(30), 8)[0]) == 30
 

@@ -5,7 +5,6 @@ Networks, batches and lengths are made small; nothing else of a command is chang
 
 from __future__ import annotations
 
-import glob
 import re
 import shlex
 import shutil
@@ -40,7 +39,7 @@ SMALLER = {"batch=512": "batch=8", "200kunits": "3kunits"}
 def small(line: str) -> list[str]:
     """A command's arguments, made small."""
     _, name, *words = shlex.split(line)
-    words = [word for part in words for word in (sorted(glob.glob(part)) or [part])]
+    words = [word for part in words for word in expanded(part)]
     arguments = [name, *words, *SMALL.get(name, [])]
     if "quickstart" not in words and name in SMALL:
         arguments += NETWORK
@@ -54,6 +53,11 @@ def small(line: str) -> list[str]:
     if "--resume" in arguments and name == "run":
         arguments[arguments.index("--max-steps") + 1] = "4"
     return arguments
+
+
+def expanded(word: str) -> list[str]:
+    """As a shell would."""
+    return sorted(map(str, Path().glob(word))) if "*" in word else [word]
 
 
 def images(folder: Path, classes: Sequence[str], count: int) -> None:

@@ -75,6 +75,8 @@ def main() -> None:
     debug = "--debug" in arguments
     # As an exception, so that what is half written is removed on the way out.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
+    # SLURM's warning before it takes a machine away: whoever handles the one handles the other.
+    signal.signal(signal.SIGUSR1, lambda number, frame: signal.raise_signal(signal.SIGTERM))
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")

@@ -117,6 +117,12 @@ def run(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the run that is in --out.")
     ] = False,
+    allow_changes: Annotated[
+        bool,
+        typer.Option(
+            "--allow-changes", help="Resume with other settings and phases, from there on."
+        ),
+    ] = False,
     max_steps: Annotated[
         int | None, typer.Option("--max-steps", min=0, help="Stop after so many steps.")
     ] = None,
@@ -155,6 +161,7 @@ def run(
         resume=resume,
         init_from=init_from,
         overwrite=overwrite,
+        allow_changes=allow_changes,
         max_steps=max_steps,
         save_every=save_every,
         log_every=log_every,

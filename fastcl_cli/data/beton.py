@@ -7,12 +7,15 @@ arrays (about a second for a million images), before the file is ever mapped.
 The format, version 2, little-endian: a header; one descriptor per field; one metadata row per
 sample; the data, in pages; the allocation table (sample, pointer, size), which ends the file. The
 header is written last, so a pointer of 0 in it means that the writer never finished.
+
+In files of fastcl's own, a checksum of every image (`checksum`) and `CHECKS` stand right before the
+table. To FFCV that is room in a page which no image uses.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastcl_cli.errors import DataError
+from fastcl_cli.files import read_json
 
 VERSION = 2
 HEADER = np.dtype(
@@ -37,6 +41,9 @@ FIELD = np.dtype(
     [("type_id", "<u1"), ("name", ("<u1", 16)), ("arguments", ("<u1", (1024,)))], align=True
 )
 ALLOCATION = np.dtype([("sample_id", "<u8"), ("ptr", "<u8"), ("size", "<u8")])
+CHECKS = np.dtype([("magic", "S8"), ("seal", "V16")])
+"""What ends the checksums: ``seal`` is a digest of them and of all that is not an image."""
+CHECKS_MAGIC = b"fastcl 1"
 IMAGE = np.dtype([("mode", "<u1"), ("width", "<u2"), ("height", "<u2"), ("data_ptr", "<u8")])
 JPEG, RAW = 0, 1
 """The values of ``mode``."""
@@ -56,8 +63,12 @@ _METADATA = {
 _ALLOCATING = {2, 3, 4, 5, 6}
 """The types that own one entry of the allocation table per sample."""
 _MAX_FIELDS = 64
+MAX_PIXELS = 100_000_000
+"""Larger images are refused: a few bytes of file can ask for any amount of memory."""
 
 SIDECAR_VERSION = 1
+_SIDECAR_BYTES, _IMAGE_BYTES = 64_000_000, 1000
+"""A sidecar is no larger than the first, and the second for every image."""
 _REPACK = "write it again with `fastcl pack`"
 
 
@@ -106,10 +117,11 @@ class Beton:
 
 @dataclass(frozen=True, slots=True)
 class Records:
-    """What a decoder must know of a file: `IMAGE` rows (N,), and how many bytes of data each image
-    has, uint64 (N,)."""
+    """What a decoder must know of a file: `IMAGE` rows (N,), ``checksums`` uint64 (N,) (0 where the
+    file has none), and how many bytes of data each image has, uint64 (N,)."""
 
     images: NDArray[Any]
+    checksums: NDArray[np.uint64]
     sizes: NDArray[np.uint64]
 
 
@@ -136,7 +148,7 @@ def open_beton(path: str | Path) -> Beton:
         heights=parsed.images["height"].astype(np.int32),
         widths=parsed.images["width"].astype(np.int32),
         labels=parsed.labels,
-        classes=_classes(path, parsed.identity, parsed.labels),
+        classes=_classes(path, len(parsed.images), parsed.identity, parsed.labels),
         identity=parsed.identity,
         shards=(Shard(path, 0, parsed.identity),),
     )
@@ -150,15 +162,17 @@ def read_records(shard: Shard) -> Records:
     """
     parsed = _parse(shard.path)
     if parsed.identity != shard.identity:
-        raise DataError(f"{shard.path}: changed while it was being opened", "start again")
-    return Records(parsed.images, parsed.sizes)
+        raise DataError(f"{shard.path}: is another file than it was before", "start again")
+    return Records(parsed.images, parsed.checksums, parsed.sizes)
 
 
 @dataclass(frozen=True, slots=True)
 class _Parsed:
-    """A file, checked: its image field's rows, how many bytes each image has, and its labels."""
+    """A file, checked: its image field's rows, their checksums, how many bytes each image has, and
+    its labels."""
 
     images: NDArray[Any]
+    checksums: NDArray[np.uint64]
     sizes: NDArray[np.uint64]
     labels: NDArray[np.int64] | None
     identity: str
@@ -193,10 +207,13 @@ def _read(path: Path, file: BinaryIO) -> _Parsed:
     if end > table_at or expected != size:
         kind = "is cut short" if size < max(expected, end) else "does not have its header's size"
         raise DataError(f"{path}: {kind}: {size:,} bytes, its header says {expected:,}", _REPACK)
-    file.seek(start)
-    metadata_bytes = file.read(count * rows.itemsize)
+    file.seek(HEADER.itemsize)
+    field_bytes, metadata_bytes = file.read(start - HEADER.itemsize), file.read(end - start)
     file.seek(table_at)
-    table_bytes = file.read()
+    table_bytes = file.read(size - table_at)
+    checksums = _checksums(
+        path, file, end, table_at, (header.tobytes(), field_bytes, metadata_bytes, table_bytes)
+    )
     metadata = np.frombuffer(metadata_bytes, rows)
     images = metadata[f"f{_image_field(path, names, types)}"]
     table = np.frombuffer(table_bytes, ALLOCATION)
@@ -211,7 +228,38 @@ def _read(path: Path, file: BinaryIO) -> _Parsed:
             raise DataError(
                 f"{path}: image {int(labels.argmin())} has the label {labels.min()}", _REPACK
             )
-    return _Parsed(images, sizes, labels, digest.hexdigest())
+    if checksums is None:
+        checksums = np.zeros(count, np.uint64)
+    return _Parsed(images, checksums, sizes, labels, digest.hexdigest())
+
+
+def seal(*parts: bytes) -> bytes:
+    """16 bytes that stand for header, fields, metadata, table and checksums."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.digest()
+
+
+def _checksums(
+    path: Path, file: BinaryIO, start: int, table_at: int, parts: Sequence[bytes]
+) -> NDArray[np.uint64] | None:
+    """The checksums of a file that has them, between ``start`` and the table."""
+    count = len(parts[-1]) // ALLOCATION.itemsize
+    at = table_at - CHECKS.itemsize - 8 * count
+    if at < start:
+        return None
+    file.seek(at)
+    data = file.read(8 * count)
+    checks = np.frombuffer(file.read(CHECKS.itemsize), CHECKS)
+    if len(checks) != 1 or checks["magic"][0] != CHECKS_MAGIC:
+        return None
+    if checks["seal"][0].tobytes() != seal(*parts, data):
+        raise DataError(
+            f"{path}: is damaged: its header, labels or tables are not those that were written",
+            _REPACK,
+        )
+    return np.frombuffer(data, np.uint64)
 
 
 def _header(path: Path, file: BinaryIO, size: int) -> Any:
@@ -285,15 +333,18 @@ def _check_records(
     refuse(images["mode"] > RAW, "is stored in an unknown way (mode is neither JPEG nor raw)")
     height, width = images["height"].astype(np.uint64), images["width"].astype(np.uint64)
     refuse((height == 0) | (width == 0), "has no pixels")
+    refuse(height * width > MAX_PIXELS, f"has more than {MAX_PIXELS:,} pixels")
     wrong = (images["mode"] == RAW) & (size != 3 * height * width)
     refuse(wrong | (size == 0), "does not have the bytes that its height and width ask for")
     return size  # type: ignore[no-any-return]
 
 
-def _classes(path: Path, identity: str, labels: NDArray[np.int64] | None) -> tuple[str, ...] | None:
+def _classes(
+    path: Path, images: int, identity: str, labels: NDArray[np.int64] | None
+) -> tuple[str, ...] | None:
     sidecar = sidecar_path(path)
     try:
-        content = json.loads(sidecar.read_text(encoding="utf-8"))
+        content = read_json(sidecar, _SIDECAR_BYTES + _IMAGE_BYTES * images)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

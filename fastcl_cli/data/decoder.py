@@ -6,6 +6,7 @@ Imports FFCV: import this module only after `ffcv_library.load_ffcv`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import lru_cache
 from threading import Event
@@ -20,12 +21,16 @@ from ffcv.pipeline.compiler import Compiler
 from numba import njit, prange
 from numpy.typing import NDArray
 
-from fastcl_cli.data.beton import JPEG, Beton, read_records
+from fastcl_cli.data.beton import IMAGE, JPEG, Beton, read_records
+from fastcl_cli.data.checksum import checksum_compiled
 from fastcl_cli.data.mapped import map_files
+from fastcl_cli.errors import DataError
 
-DECODED, DAMAGED, OTHER_SIZE = 0, 1, 2
+DECODED, DAMAGED, OTHER_SIZE, CHANGED = 0, 1, 2, 3
 """The status of an image: fine; the JPEG decoder failed or warned; the JPEG is of another size
-than the record says."""
+than the record says; its bytes do not have the checksum that they were written with."""
+_CHECKED = np.dtype([*IMAGE.descr, ("checksum", "<u8")])
+"""`IMAGE`, with the checksum of its bytes, 0 for none."""
 
 
 def jpeg_size_is(data: NDArray[np.uint8], height: int, width: int) -> bool:
@@ -63,7 +68,9 @@ def compiled_decode(parallel: bool) -> Callable[..., None]:
     decode_jpeg = Compiler.compile(imdecode)
     resize = Compiler.compile(resize_crop)
     size_is = Compiler.compile(jpeg_size_is)
+    checksum = Compiler.compile(checksum_compiled)
     jpeg, damaged, other_size, decoded = JPEG, DAMAGED, OTHER_SIZE, DECODED
+    changed, none = CHANGED, np.uint64(0)
 
     def decode(indices, squares, status, metadata, files, sizes):  # type: ignore[no-untyped-def]
         side = squares.shape[1]
@@ -74,7 +81,9 @@ def compiled_decode(parallel: bool) -> Callable[..., None]:
             data = files[start : start + sizes[index]]
             height, width = np.int64(record["height"]), np.int64(record["width"])
             status[slot] = decoded
-            if record["mode"] == jpeg:
+            if record["checksum"] != none and checksum(data) != record["checksum"]:
+                status[slot] = changed
+            elif record["mode"] == jpeg:
                 part = 1
                 while part < 8 and max(height, width) >= 2 * part * side:
                     part *= 2
@@ -126,17 +135,11 @@ class Files:
     batches_ahead = 3
 
     def __init__(self, beton: Beton, side: int, workers: int) -> None:
-        records = [read_records(shard) for shard in beton.shards]
-        files, starts = map_files([shard.path for shard in beton.shards])
-        images = np.concatenate([part.images for part in records])
-        for shard, start, part in zip(beton.shards, starts, records, strict=True):
-            images["data_ptr"][shard.first : shard.first + len(part.images)] += np.uint64(start)
         self.side = side
         self.batch_size = 1
         self.num_workers = workers
-        self.memory_manager = _Mapped(files, np.concatenate([part.sizes for part in records]))
-        self.reader = SimpleNamespace(metadata=images)
         self.traversal_order = None
+        self.open(beton)
         self.graph = self
         Compiler.set_num_threads(workers)
         self.decode = compiled_decode(workers > 1)
@@ -148,6 +151,46 @@ class Files:
         return tuple(
             allocate_query(AllocationQuery(shape, dtype), batch_size, slots) for shape in shapes
         )
+
+    def open(self, beton: Beton) -> None:
+        """Map the files of a data set, in place of those before; what is compiled serves any."""
+        records = [read_records(shard) for shard in beton.shards]
+        files, starts = map_files([shard.path for shard in beton.shards])
+        self._shards = list(beton.shards)
+        self._seen = [shard.path.stat() for shard in beton.shards]
+        rows = np.empty(beton.images, _CHECKED)
+        for shard, start, part in zip(beton.shards, starts, records, strict=True):
+            here = slice(shard.first, shard.first + len(part.images))
+            for column in IMAGE.names or ():
+                rows[column][here] = part.images[column]
+            rows["data_ptr"][here] += np.uint64(start)
+            rows["checksum"][here] = part.checksums
+        self.reader = SimpleNamespace(metadata=rows)
+        self.memory_manager = _Mapped(files, np.concatenate([part.sizes for part in records]))
+
+    def check_files(self) -> None:
+        """Make sure that no file was changed in place since it was mapped. One that was removed or
+        replaced is still there for who has mapped it.
+
+        Raises:
+            DataError: one was cut short, or holds something else.
+        """
+        for number, (shard, was) in enumerate(zip(self._shards, self._seen, strict=True)):
+            try:
+                now = shard.path.stat()
+            except OSError:
+                continue
+            if not os.path.samestat(was, now):
+                continue
+            if now.st_size != was.st_size:
+                raise DataError(
+                    f"{shard.path}: has {now.st_size:,} bytes and had {was.st_size:,} when it was "
+                    "opened",
+                    "put the whole file back, then `--resume auto`",
+                )
+            if now.st_mtime_ns != was.st_mtime_ns:
+                read_records(shard)
+                self._seen[number] = now
 
 
 class Iterator(EpochIterator):  # type: ignore[misc]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -107,9 +108,11 @@ def encode_all(images: ImageSet, settings: Settings) -> Generator[Encoded, None,
 
 
 @contextmanager
-def interrupts_held() -> Iterator[None]:
-    """Hold back Ctrl-C for a moment: a process started meanwhile never sees it, this one does."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+def interrupts_held(*more: signal.Signals) -> Iterator[None]:
+    """Hold back Ctrl-C, SIGUSR1 and ``more`` for a moment: a process started meanwhile never sees
+    them (so not SIGTERM, by which a pool ends its processes), this one does."""
+    held = {signal.SIGINT, signal.SIGUSR1, *more}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
     try:
         yield
     finally:
@@ -132,6 +135,7 @@ def _result(first: str, future: Future[list[Encoded]]) -> list[Encoded]:
     try:
         return future.result()
     except BrokenProcessPool as error:
+        time.sleep(0.2)  # a signal to the whole group ends this process in its own way
         raise DataError(
             f"a process that reads images died, at or after {first}",
             "look for an image there that crashes its decoder, or for too little memory",

@@ -13,10 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from fastcl_cli.data.beton import MAX_PIXELS
 from fastcl_cli.errors import DataError
-
-MAX_PIXELS = 100_000_000
-"""Larger images are refused: a few bytes of file can ask for any amount of memory."""
 
 
 @dataclass(frozen=True)

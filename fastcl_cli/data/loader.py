@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from fastcl_cli.data.ffcv_library import load_ffcv
 from fastcl_cli.errors import DataError, RunFailedError, UsageError
 
 _POLL_S = 0.2
+_LOOK_S = 1.0
+"""How often the files are looked at while they are read."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class DecodedLoader:
                     ...
 
         Raises (while iterating):
-            DataError: an image of the file is damaged.
+            DataError: an image of the file is damaged, or the file was changed meanwhile.
             RunFailedError: a decoding thread ended for another reason.
         """
         order = np.ascontiguousarray(indices, np.int64)
@@ -113,6 +116,7 @@ class DecodedLoader:
             return
         from fastcl_cli.data.decoder import Iterator as Thread
 
+        self._files.check_files()
         self._open += 1
         try:
             self._files.batch_size = batch_size  # the thread looks at it as it is made
@@ -125,7 +129,11 @@ class DecodedLoader:
             self._open -= 1
 
     def _batches(self, thread: Any, order: NDArray[np.int64], batch_size: int) -> Iterator[Decoded]:
+        looked = time.monotonic()
         for start in range(0, len(order), batch_size):
+            if time.monotonic() - looked > _LOOK_S:
+                self._files.check_files()
+                looked = time.monotonic()
             chosen = order[start : start + batch_size]
             squares, status = self._next(thread)
             assert len(squares) == len(chosen)
@@ -154,9 +162,12 @@ class DecodedLoader:
         return item[1]  # type: ignore[no-any-return]
 
     def _refuse(self, index: int, status: int) -> NoReturn:
-        from fastcl_cli.data.decoder import OTHER_SIZE
+        from fastcl_cli.data.decoder import CHANGED, OTHER_SIZE
 
-        what = "has not the size in its record" if status == OTHER_SIZE else "cannot be decoded"
+        what = {
+            OTHER_SIZE: "has not the size in its record",
+            CHANGED: "is not what was packed",
+        }.get(status, "cannot be decoded")
         raise DataError(
             f"{self.beton.place(index)} is damaged: its JPEG data {what}",
             "pack the data again; if that repeats, check the disk",

@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,12 @@ from fastcl_cli.errors import DataError
 _FIXED, _PRIVATE_ANONYMOUS = 0x10, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
 _PROT_NONE = 0
 _FAILED = ctypes.c_void_p(-1).value
+_BUS_ERROR = """error: a file of the data cannot be read any more: it was cut, or the disk failed
+help: put the whole file back, then `--resume auto`
+"""
+_HANDLER = ctypes.CFUNCTYPE(None, ctypes.c_int)
+_kept: list[Any] = []
+"""The handler of SIGBUS, once there is one."""
 
 
 def map_files(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], list[int]]:
@@ -36,6 +44,7 @@ def map_files(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], list[int]]:
     for size in sizes:
         starts.append(total)
         total += -(-size // mmap.PAGESIZE) * mmap.PAGESIZE
+    _explain_bus_errors()
     map_at = ctypes.CDLL(None, use_errno=True).mmap
     map_at.restype = ctypes.c_void_p
     map_at.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
@@ -51,6 +60,26 @@ def map_files(paths: Sequence[Path]) -> tuple[NDArray[np.uint8], list[int]]:
     whole = np.ctypeslib.as_array((ctypes.c_uint8 * total).from_address(base))
     whole.setflags(write=False)
     return whole, starts
+
+
+def _explain_bus_errors() -> None:
+    """Die of a SIGBUS with a word.
+
+    The kernel sends it where a mapped page cannot be had: its file was cut short, or the disk or
+    the network failed. `signal.signal` would be of no use, for Python runs such a handler later,
+    and the read is tried again before. The fault comes from a read of ours and not out of the
+    middle of malloc, so the handler may take Python's lock.
+    """
+    if _kept:
+        return
+
+    def die(number: int) -> None:
+        show_cursor = b"\x1b[?25h" if os.isatty(2) else b""
+        os.write(2, show_cursor + _BUS_ERROR.encode())
+        os._exit(DataError.exit_code)
+
+    _kept.append(_HANDLER(die))
+    ctypes.CDLL(None).signal(signal.SIGBUS, _kept[0])
 
 
 def _reason() -> str:

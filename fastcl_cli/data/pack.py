@@ -11,6 +11,7 @@ import hashlib
 import json
 import secrets
 import shutil
+import signal
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
@@ -161,7 +162,7 @@ def pack_parts(
     try:
         for part, path in zip(parts, unnamed, strict=True):
             reports.append(_write(part, path, settings, count))
-        with interrupts_held():
+        with interrupts_held(signal.SIGTERM):
             for part, path in zip(parts, unnamed, strict=True):
                 sidecar_path(path).replace(sidecar_path(part.out))
                 path.replace(part.out)

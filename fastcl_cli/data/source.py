@@ -22,7 +22,7 @@ from fastcl_cli.data.shards import open_shards
 from fastcl_cli.errors import DataError
 from fastcl_cli.files import cache_folder, is_pattern
 
-_CACHE_FORMAT = 1
+_CACHE_FORMAT = 2
 """Part of every cache key: raise it when packing the same images gives another file."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,9 +20,11 @@ from fastcl_cli.evaluate.knn import Vote, knn_accuracy
 from fastcl_cli.evaluate.linear_rows import linear_rows
 from fastcl_cli.evaluate.settings import DEFAULT_KS, ProbeSettings, Task
 from fastcl_cli.extras import available_cores
+from fastcl_cli.files import read_json
 from fastcl_cli.methods.build import build_backbone
 from fastcl_cli.train.device import choose_device
 
+_CONFIG_BYTES = 10_000_000
 SPLITS: tuple[Split, ...] = ("train", "val")
 
 
@@ -46,7 +47,7 @@ def data_of_run(checkpoint: Path) -> str | None:
     """The data that a run was trained with, if ``checkpoint`` lies in its folder."""
     for folder in (checkpoint.parent, checkpoint.parent.parent):
         try:
-            described = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+            described = read_json(folder / "config.json", _CONFIG_BYTES)
             data = described["config"]["data"]
         except (OSError, ValueError, KeyError, TypeError):
             continue

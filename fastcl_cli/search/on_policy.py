@@ -14,7 +14,7 @@ from fastcl_cli import __version__, distributed
 from fastcl_cli.clocks import Clock, choose_clocks
 from fastcl_cli.config import RunConfig
 from fastcl_cli.cost import units_per_image
-from fastcl_cli.errors import BudgetError, InterruptError, RequeueError
+from fastcl_cli.errors import BudgetError, CheckpointError, InterruptError, RequeueError
 from fastcl_cli.events import Emit
 from fastcl_cli.files import write_text
 from fastcl_cli.plan import Plan
@@ -103,7 +103,13 @@ def search(request: SearchRequest, emit: Emit) -> SearchResult:
         ) from None
     seconds = time.monotonic() - began
     lines = session.folder.decisions.read_text(encoding="utf-8").splitlines()
-    stages = stages_of([json.loads(line) for line in lines], request.stages)
+    try:
+        stages = stages_of([json.loads(line) for line in lines], request.stages)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{session.folder.decisions} is not what the search wrote: {error}",
+            "search again with `--overwrite`",
+        ) from error
     record = _record(request, session, stages, seconds)
     text = found_schedule(request.base, stages, _head(record))
     write_text(request.out, text)

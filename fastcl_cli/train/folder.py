@@ -3,54 +3,102 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from fastcl_cli.checkpoint import is_finite
+from fastcl_cli.checkpoint import check_whole, is_finite
 from fastcl_cli.errors import CheckpointError, NumericalError, UsageError
-from fastcl_cli.files import write_text
+from fastcl_cli.files import LockedError, locked, remove_parts, sync, write_text
 from fastcl_cli.run_files import RunFiles
 
 KEEP_CHECKPOINTS = 3
+_STEP = re.compile(r"step-(\d{8,10})\.safetensors")
 
 
 class RunFolder(RunFiles):
-    """A run's folder as the run writes it."""
+    """A run's folder as the run writes it; while a process is at work in it there is ``.lock``."""
 
-    def create(self, *, overwrite: bool) -> None:
-        """Make the folder for a new run.
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._lock = path / ".lock"
+
+    @contextmanager
+    def held(self, *, empty: bool, announce: Callable[[str], None]) -> Iterator[None]:
+        """Keep every other run out of the folder, which is made where there is none, and remove
+        what a killed one left half written.
+
+        Args:
+            empty: refuse a folder that holds something.
 
         Raises:
-            UsageError: it holds something and ``overwrite`` is false, it holds something that no
-                run wrote, or it cannot be written.
+            UsageError: it holds something, another process is at work in it, or it cannot be
+                written.
         """
         try:
-            if self.path.is_dir() and any(self.path.iterdir()):
-                self._clear(overwrite)
+            if empty and self.path.is_dir() and self._entries():
+                raise UsageError(
+                    f"--out {self.path} is not empty",
+                    "continue the run in it with `--resume auto`, replace it with `--overwrite`, "
+                    "or name another folder",
+                )
+            new = not self.path.exists()
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = locked(self._lock)
+            if not lock.__enter__():
+                announce(f"{self.path} cannot be locked: see that no other run writes to it")
+            for folder in (self.path, self.checkpoints):
+                remove_parts(folder)
+        except LockedError as error:
+            raise UsageError(
+                f"--out {self.path} is in use by {error or 'another process'}",
+                "wait until it ends, or name another folder",
+            ) from None
+        except OSError as error:
+            raise unwritable(self.path, error) from error
+        try:
+            yield
+        finally:
+            lock.__exit__(None, None, None)
+            if new:
+                with suppress(OSError):
+                    self.path.rmdir()  # only where nothing was written
+
+    def _entries(self) -> list[Path]:
+        return [entry for entry in self.path.iterdir() if entry != self._lock]
+
+    def create(self) -> None:
+        """Make the folder ready for a new run; an old one in it is gone.
+
+        Raises:
+            UsageError: it holds something that no run wrote, or it cannot be written.
+        """
+        try:
+            self._clear()
             self.checkpoints.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise unwritable(self.path, error) from error
 
-    def _clear(self, overwrite: bool) -> None:
-        if not overwrite:
-            raise UsageError(
-                f"--out {self.path} is not empty",
-                "continue the run in it with `--resume auto`, replace it with `--overwrite`, "
-                "or name another folder",
-            )
+    def _clear(self) -> None:
         own = {self.schedule, self.config, self.plan, self.metrics, self.checkpoints}
         own |= {self.events, self.backbone, self.decisions, self.taken, self.report}
         own |= {self.tensorboard, self.wandb}
-        for entry in self.path.iterdir():
+        entries = self._entries()
+        for entry in entries:
             if entry not in own:
                 raise UsageError(
                     f"{entry} was not written by a run, so {self.path} is left as it is",
                     "name another folder",
                 )
-        shutil.rmtree(self.path)
+        for entry in entries:
+            if entry.is_dir() and not entry.is_symlink():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
 
     def checkpoint(self, step: int) -> Path:
         """The name of the checkpoint after ``step`` updates."""
@@ -58,7 +106,15 @@ class RunFolder(RunFiles):
 
     def saved(self) -> list[Path]:
         """Checkpoints by step, oldest first."""
-        return sorted(self.checkpoints.glob("step-*.safetensors"))
+        found = self.checkpoints.glob("step-*.safetensors")
+        return sorted((path for path in found if _STEP.fullmatch(path.name)), key=self.step_of)
+
+    @staticmethod
+    def step_of(checkpoint: Path) -> int:
+        """The number of updates that a checkpoint's name says."""
+        name = _STEP.fullmatch(checkpoint.name)
+        assert name is not None
+        return int(name[1])
 
     def prune(self) -> None:
         """Remove all but the newest checkpoints."""
@@ -97,16 +153,40 @@ class RunFolder(RunFiles):
         _truncate(self.metrics, step)
         _truncate(self.decisions, step - 1)
 
-    def newest(self) -> Path | None:
-        """The newest checkpoint, or None where there is none.
+    def sync_metrics(self) -> None:
+        """Force the metrics to the disk: a checkpoint must not be there before their lines are."""
+        if self.metrics.exists():
+            sync(self.metrics)
+
+    def newest_whole(self, announce: Callable[[str], None]) -> Path | None:
+        """The newest checkpoint that is as it was written, or None where there is none at all;
+        what is wrong with newer ones is announced.
 
         Raises:
-            CheckpointError: the folder is not that of a run.
+            CheckpointError: all are damaged.
+            UsageError: there is none, but a backbone: the run is over.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise CheckpointError(f"{self.path} is not a folder")
-        saved = self.saved()
-        return saved[-1] if saved else None
+        faults = []
+        for path in reversed(self.saved()):
+            try:
+                check_whole(path)
+            except CheckpointError as error:
+                faults.append(error)
+                continue
+            for fault in faults:
+                announce(f"{fault.message}: left aside for {path.name}")
+            return path
+        if faults:
+            raise CheckpointError(
+                f"{faults[0].message}; none of the {len(faults)} checkpoints is whole",
+                "start again with `--overwrite`, or in another folder",
+            )
+        if self.backbone.exists():
+            raise UsageError(
+                f"{self.path} holds a backbone and no checkpoint to go on from",
+                "train it again with `--overwrite`, or name another folder",
+            )
+        return None
 
 
 def refused_update(error: NumericalError, folder: RunFolder) -> NumericalError:
@@ -133,11 +213,11 @@ def _truncate(path: Path, last: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            if json.loads(line)["step"] > last:
+            if not json.loads(line)["step"] <= last:
                 break
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             break  # the line that was being written when the run was killed
         kept.append(line + "\n")
     write_text(path, "".join(kept))

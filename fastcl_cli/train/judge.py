@@ -39,6 +39,10 @@ ImageNet-1k, whose features take seconds. It is a figure to follow a run by; `fa
 all images."""
 
 
+class _GivenUpError(Exception):
+    """A measurement was given up, because the run is to stop."""
+
+
 @dataclass(frozen=True)
 class Subset:
     """Some images of a labelled data set: ``rows`` int64 (N,), ascending."""
@@ -97,23 +101,42 @@ class Judge:
         position = self.plan.position(done)
         return position.epoch + Fraction(position.offset, self.plan.images)
 
-    def measure(self, backbone: Encoder) -> dict[str, Any]:
+    def measure(self, backbone: Encoder, stopped: Callable[[], bool]) -> dict[str, Any] | None:
         """Entries of the metrics line: ``knn``, and ``knn_s``, the seconds that it took.
 
         Features are of centre crops, all tokens, float32 weights. Every process must come here.
+
+        Args:
+            stopped: whether this process was asked to stop; then the measurement is given up.
+
+        Returns:
+            the entries, or None where it was given up.
         """
         began = time.perf_counter()
         metrics: dict[str, Any] = {}
+        given_up = False
         if self._sets is not None:
             was = backbone.training
-            bank, queries = (
-                extract([backbone], images, rows=subset.rows)[0]
-                for images, subset in zip(self._images, self._sets, strict=True)
-            )
+            try:
+                metrics["knn"] = self._knn(backbone, stopped)
+            except _GivenUpError:
+                given_up = True
             backbone.train(was)
-            metrics["knn"] = self._vote(bank, queries)
-        distributed.wait()
+        if distributed.greatest(int(given_up)):
+            return None
         return metrics | {"knn_s": time.perf_counter() - began}
+
+    def _knn(self, backbone: Encoder, stopped: Callable[[], bool]) -> dict[str, Any]:
+        def look(what: str, done: int, total: int) -> None:
+            if stopped():
+                raise _GivenUpError
+
+        assert self._sets is not None
+        bank, queries = (
+            extract([backbone], images, rows=subset.rows, progress=look)[0]
+            for images, subset in zip(self._images, self._sets, strict=True)
+        )
+        return self._vote(bank, queries)
 
     @cached_property
     def _images(self) -> list[Images]:

@@ -22,6 +22,7 @@ from fastcl_cli.plan import Plan, Segment
 from fastcl_cli.train.health import effective_rank, feature_std, prototypes_used
 from fastcl_cli.train.inputs import Batch
 from fastcl_cli.train.judge import Judge
+from fastcl_cli.train.memory import out_of_memory
 from fastcl_cli.train.step import StepResult, Trainer
 
 
@@ -33,7 +34,7 @@ class Stop:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Note SIGINT and SIGTERM instead of dying of them.
+        """Note SIGINT, SIGTERM and SIGUSR1 (SLURM's warning) instead of dying of them.
 
         A second SIGINT interrupts at once, unless other processes would be left behind. Processes
         that have agreed to stop are deaf from then on: a launcher that sees one of them end would
@@ -45,13 +46,18 @@ class Stop:
             if distributed.size() == 1:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-        before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        heard = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+        before = {number: signal.signal(number, note) for number in heard}
         try:
             yield
         finally:
             deaf = distributed.size() > 1 and self.signal is not None
             for number, handler in before.items():
                 signal.signal(number, signal.SIG_IGN if deaf else handler)
+
+    def asked(self) -> bool:
+        """Whether this process was."""
+        return self.signal is not None
 
     def agreed(self) -> bool:
         """Whether any process was asked to stop, asked once a step: so all stop at the same one."""
@@ -202,10 +208,12 @@ def run_steps(
     log_every: int,
     save_every: int,
     log: Callable[[dict[str, Any]], None],
+    log_later: Callable[[dict[str, Any]], None],
     save: Callable[[int], None],
     stop: Stop,
 ) -> int:
-    """Train from ``first_step`` to ``stop_step``, or to where ``stop`` asks.
+    """Train from ``first_step`` to ``stop_step``, or to where ``stop`` asks. A log line whose k-NN
+    is given up for that goes to ``log_later``.
 
     Log lines, checkpoints and what is measured fall on multiples of their intervals, counted from
     step 0, so a resumed run writes the same ones. What the judge measures has a log line. The end
@@ -219,7 +227,12 @@ def run_steps(
     with closing(batches(plan, loader, seed, first_step, stop_step)) as source:
         for step, segment, batch in source:
             wait = time.perf_counter() - waiting_since
-            result = trainer.step(step, segment.views, batch)
+            try:
+                result = trainer.step(step, segment.views, batch)
+            except (RuntimeError, MemoryError) as error:
+                if said := out_of_memory(error, step, segment, trainer.method, trainer.device):
+                    raise said from error
+                raise
             done = step + 1
             meter.add(segment, result, wait)
             if error is not None and error.due(done, segment):
@@ -232,7 +245,11 @@ def run_steps(
                     line |= error.fields(segment)
                 if judge is not None and judged:
                     with meter.paused():
-                        line |= judge.measure(trainer.method.backbone)
+                        knn = judge.measure(trainer.method.backbone, stop.asked)
+                    if knn is None:
+                        log_later(line)
+                        break
+                    line |= knn
                 log(line)
             if done % save_every == 0:
                 save(done)

@@ -22,6 +22,7 @@ class RunRequest:
     resume: str = "never"
     init_from: Path | None = None
     overwrite: bool = False
+    allow_changes: bool = False
     max_steps: int | None = None
     save_every: int | None = None
     log_every: int | None = None

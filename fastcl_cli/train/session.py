@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +59,7 @@ from fastcl_cli.run_files import library_versions
 from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.schedule.taken import taken_schedule
 from fastcl_cli.train.auto import words
+from fastcl_cli.train.changes import compare, phase_lines, place
 from fastcl_cli.train.device import Device, choose_device
 from fastcl_cli.train.estimates import Estimates
 from fastcl_cli.train.folder import RunFolder, refused_update, unwritable
@@ -132,6 +133,8 @@ class Session:
             lambda: self._loader,
         )
         self._saved: int | None = None
+        self._changes: list[dict[str, Any]] = []
+        self._pending: dict[str, Any] = {}
         self._watch = Watch(self.plan.epochs, self.plan.in_epochs(self.config.warmup))
         judged = (self.config.knn, self.config.val)
         distributed.need_equal(repr((self._header(0), judged)), "the run")
@@ -166,21 +169,25 @@ class Session:
         """Train, write checkpoints and the backbone, and tell the screen.
 
         Raises:
-            RequeueError, InterruptError: SIGTERM or SIGINT came; a checkpoint was written.
+            RequeueError, InterruptError: SIGTERM, SIGUSR1 or SIGINT came; a checkpoint was written.
             NumericalError: the loss or a gradient is not finite; the last checkpoint is good.
+            UsageError, CheckpointError: the folder, or what is in it, is not for this run.
+            RunFailedError: the folder cannot be written any more, or memory is too small.
         """
         stop = Stop()
-        done = self._open_folder()
-        with self._recorded(done):
-            self._emit(self.started(done))
-            began = time.monotonic()
-            torch.set_num_threads(self.device.threads)
-            with stop.listening():
+        fresh = self._request.resume == "never" and not self._request.overwrite
+        held = self.folder.held(empty=fresh, announce=self._announce)
+        with stop.listening(), held if self._leads else nullcontext():
+            done = self._open_folder()
+            with self._recorded(done):
+                self._emit(self.started(done))
+                began = time.monotonic()
+                torch.set_num_threads(self.device.threads)
                 try:
                     done = self._steps(done, stop)
                 except NumericalError as error:
                     raise refused_update(error, self.folder) from error
-            self._finish(done, stop, time.monotonic() - began)
+                self._finish(done, stop, time.monotonic() - began)
 
     @contextmanager
     def _recorded(self, step: int) -> Iterator[None]:
@@ -212,18 +219,21 @@ class Session:
             why = str(error) or type(error).__name__
             raise
         finally:
-            with suppress(OSError):  # the error that is on its way says more
+            with suppress(RunFailedError):  # the error that is on its way says more
                 seconds = time.monotonic() - began
                 self._note("ended", step=self._saved, outcome=outcome, why=why, seconds=seconds)
 
     def _note(self, event: str, **fields: Any) -> None:
         if self._leads:
-            self.folder.append_event(event, fields)
+            with self._writing(self.folder.events):
+                self.folder.append_event(event, fields)
 
     def _steps(self, done: int, stop: Stop) -> int:
         """Train from ``done`` updates on, with the decisions of `auto` phases between; returns the
         number of updates then."""
         trainer, auto = self.trainer(), self.estimates.auto
+        if self._pending and not self._log_pending(stop):
+            return done
         while done < self.stop_step and not stop.agreed():
             if auto is not None and auto.due(done):
                 try:
@@ -244,6 +254,7 @@ class Session:
                 log_every=self._request.log_every or default_log_interval(self.plan.steps),
                 save_every=self._request.save_every or default_save_interval(self.plan.steps),
                 log=self._log,
+                log_later=self._put_off,
                 save=self._save,
                 stop=stop,
             )
@@ -275,8 +286,9 @@ class Session:
             self.judge.plan = self.plan
         if self._leads:
             # In this order, so that whoever follows the decisions finds the plan they made.
-            self.folder.write_plan(self.plan.to_json())
-            self.folder.append_decision(decision.record)
+            with self._writing(self.folder.decisions):
+                self.folder.write_plan(self.plan.to_json())
+                self.folder.append_decision(decision.record)
         self._emit(Decided(step, words(decision.rung), decision.record["why"], self.plan))
 
     @cached_property
@@ -290,7 +302,7 @@ class Session:
         request, folder = self._request, self.folder
         checkpoint = None
         if request.resume == "auto":
-            checkpoint = folder.newest()
+            checkpoint = self._newest()
         elif request.resume != "never":
             checkpoint = Path(request.resume)
         distributed.need_equal(str(checkpoint), "the checkpoint to go on from")
@@ -298,8 +310,8 @@ class Session:
             if request.init_from is not None:
                 copy_backbone(request.init_from, self.method)
             if self._leads:
-                # A run that was stopped before its first checkpoint starts again.
-                folder.create(overwrite=request.overwrite or request.resume == "auto")
+                # With --resume auto, one that was stopped before its first checkpoint.
+                folder.create()
                 self._describe()
             distributed.wait()
             return 0
@@ -307,32 +319,43 @@ class Session:
             raise UsageError("--init-from starts a new run and cannot go with a resumed one")
         return self._resume(checkpoint)
 
+    def _newest(self) -> Path | None:
+        """The newest whole checkpoint, which process 0 looks for."""
+        found = self.folder.newest_whole(self._announce) if self._leads else None
+        step = distributed.greatest(-1 if found is None else self.folder.step_of(found))
+        return None if step < 0 else self.folder.checkpoint(step)
+
     def _resume(self, checkpoint: Path) -> int:
         header = read_run_header(checkpoint)
-        differences = self._differences(header)
-        if differences:
-            raise CheckpointError(
-                f"{checkpoint} is of another run: {'; '.join(differences)}",
-                "resume with the options that the run was started with, or start a new one",
-            )
+        changes = compare(header, self._header(0), self.plan)
+        refusal = changes.refusal(checkpoint, self._request.allow_changes)
+        if changes and refusal is not None:
+            raise refusal
         load_run(checkpoint, self.method, self.optimizer)
         try:
-            self.estimates.restore(header.error, header.auto)
-        except (TypeError, ValueError) as error:
+            # Sums and estimates of other settings would be mixed with those to come.
+            self.estimates.restore({} if changes else header.error, header.auto)
+            self.plan = self.estimates.plan
+            self._meter = Meter(self.plan, {} if changes else header.meter)
+            if header.pending and header.pending["step"] != header.step:
+                raise ValueError("its log line is of another step")
+        except (TypeError, ValueError, LookupError, AttributeError, OverflowError) as error:
             raise CheckpointError(
                 f"{checkpoint}: its header's measurements are not of this run: {error}"
             ) from error
-        self.plan = self.estimates.plan
-        self._meter = Meter(self.plan, header.meter)
-        self._saved = header.step
+        self._saved, self._pending = header.step, header.pending
+        self._changes = [*header.changes, *([changes.record(header.step)] if changes else [])]
         distributed.wait()  # all have read it
         if self._leads:
-            self._tidy(checkpoint, header)
+            self._tidy(header, described=not changes)
         self._emit(Notice(f"resumed from {checkpoint} after {header.step} steps"))
+        if changes:
+            self._emit(Notice(f"with these changes from there on:\n{changes.details()}"))
         return header.step
 
-    def _tidy(self, checkpoint: Path, header: RunHeader) -> None:
-        """Drop from the folder what the resumed run will write again."""
+    def _tidy(self, header: RunHeader, *, described: bool) -> None:
+        """Drop from the folder what the resumed run will write again, and describe the run where
+        the folder does not."""
         try:
             self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
             for newer in self.folder.saved():
@@ -341,24 +364,8 @@ class Session:
             self.folder.truncate(header.step)
         except OSError as error:
             raise unwritable(self.folder.path, error) from error
-        if not self.folder.config.exists():
+        if not (described and self.folder.config.exists()):
             self._describe()
-
-    def _differences(self, header: RunHeader) -> list[str]:
-        """What a checkpoint's run and this one do not share, for people."""
-        here = self._header(header.step)
-        changed = [
-            f"{key} was {header.config.get(key)}, is {value}"
-            for key, value in here.config.items()
-            if header.config.get(key) != value
-        ]
-        if header.plan != here.plan and not changed:
-            changed.append("the phases differ")
-        if header.auto.get("policy") != here.auto.get("policy") and not changed:
-            changed.append(f"decisions were by {header.auto.get('policy')}")
-        if header.data != here.data:
-            changed.append("the images differ")
-        return changed
 
     def _header(self, step: int) -> RunHeader:
         # Where the images lie may change between two halves of a run; what they are may not.
@@ -376,6 +383,10 @@ class Session:
             self._meter.state,
             {} if self.estimates.error is None else self.estimates.error.state,
             {} if self.estimates.auto is None else self.estimates.auto.state,
+            phase_lines(self._planned),
+            place(self._planned, step),
+            self._changes,
+            self._pending,
         )
 
     def _describe(self) -> None:
@@ -391,7 +402,22 @@ class Session:
             "units_per_image": units_per_image(self.config, full_views(self.config)),
             "config": self.config.to_json(),
         }
-        self.folder.write_description(self._request.schedule.text, config, self.plan.to_json())
+        if self._changes:
+            config["changes"] = self._changes
+        with self._writing(self.folder.config):
+            self.folder.write_description(self._request.schedule.text, config, self.plan.to_json())
+
+    @contextmanager
+    def _writing(self, path: Path) -> Iterator[None]:
+        """A disk that is full, or gone, in words."""
+        try:
+            yield
+        except (OSError, SafetensorError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise RunFailedError(
+                f"cannot write {path}: {reason}",
+                "what was written before is whole: make room, then `--resume auto`",
+            ) from error
 
     def started(self, first_step: int) -> RunStarted:
         """The event that opens the screen of a run which begins after ``first_step`` updates."""
@@ -409,39 +435,51 @@ class Session:
 
     def _log(self, metrics: dict[str, Any]) -> None:
         if self._leads:
-            self.folder.append_metrics(metrics)
+            with self._writing(self.folder.metrics):
+                self.folder.append_metrics(metrics)
         self._emit(StepLogged(metrics))
         for warning in self._watch.look(metrics, self.method.collapse_loss(metrics["batch"])):
             self._note("warning", step=metrics["step"], text=warning)
             self._emit(Notice(warning))
+
+    def _put_off(self, metrics: dict[str, Any]) -> None:
+        """Keep a log line for the run that goes on from here, which measures its k-NN first."""
+        self._pending = metrics
+
+    def _log_pending(self, stop: Stop) -> bool:
+        """Measure what the line that was put off lacks, and log it; false if that is given up."""
+        knn: dict[str, Any] | None = {}
+        if self.judge is not None:
+            knn = self.judge.measure(self.method.backbone, stop.asked)
+        if knn is not None:
+            line, self._pending = self._pending | knn, {}
+            self._log(line)
+        return knn is not None
 
     def _save(self, step: int) -> None:
         self._saved = step
         if not self._leads:
             return
         path = self.folder.checkpoint(step)
-        try:
+        with self._writing(path):
+            self.folder.sync_metrics()
             save_run(path, self.method, self.optimizer, self.spec, self._header(step))
             self.folder.prune()
-        except (OSError, SafetensorError) as error:
-            raise RunFailedError(
-                f"cannot save {path}: {error}",
-                "the checkpoints before it are whole: make room, then `--resume auto`",
-            ) from error
         self._emit(CheckpointSaved(step, path))
 
     def _finish(self, done: int, stop: Stop, seconds: float) -> None:
         path = self.folder.path
         distributed.wait()  # the last checkpoint is whole: now any process may end
-        if stop.signal is not None and done < self.stop_step:
+        if stop.signal is not None and (done < self.stop_step or self._pending):
             message = f"stopped by {stop.signal.name} after {done} of {self.plan.steps} steps"
             help = f"continue with `--resume auto --out {path}`"
             kind = InterruptError if stop.signal is signal.SIGINT else RequeueError
             raise kind(message, help)
         if self._leads:
-            save_backbone(self.folder.backbone, self.method.backbone, self.spec, done)
-            if self.estimates.auto is not None:
-                taken = taken_schedule(self._request.schedule, self.plan, path.name)
-                write_text(self.folder.taken, taken)
+            with self._writing(self.folder.backbone):
+                save_backbone(self.folder.backbone, self.method.backbone, self.spec, done)
+                if self.estimates.auto is not None:
+                    taken = taken_schedule(self._request.schedule, self.plan, path.name)
+                    write_text(self.folder.taken, taken)
         line = timm_line(self.folder.backbone, self.spec)
         self._emit(RunFinished(done, seconds, path, line))

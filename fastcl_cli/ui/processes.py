@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+import signal
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from types import FrameType
 
-from fastcl_cli.errors import UsageError
+from fastcl_cli.errors import RequeueError, UsageError
 from fastcl_cli.extras import launched, need_train
 
 
@@ -34,3 +37,33 @@ def processes() -> AbstractContextManager[None]:
     from fastcl_cli import distributed
 
     return distributed.processes()
+
+
+@contextmanager
+def requeued() -> Iterator[None]:
+    """Say of a run that is told to stop while it does not train yet, but packs or opens its data,
+    that it can be started again.
+
+    What the handlers raise may come out as another exception: libraries in C that call Python do
+    that. So whatever ends the body after a signal counts as the signal.
+    """
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        came.append(number)
+        raise KeyboardInterrupt if number == signal.SIGINT else SystemExit(128 + number)
+
+    before = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    except BaseException:
+        if not came:
+            raise
+        if came[0] == signal.SIGINT:
+            raise KeyboardInterrupt from None
+        raise RequeueError(
+            "stopped before training: there is nothing to save yet", "start the same command again"
+        ) from None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -11,7 +11,7 @@ from fastcl_cli.loggers.attach import LoggerName, attached, make_loggers, need_l
 from fastcl_cli.schedule import load
 from fastcl_cli.ui.console import stdout
 from fastcl_cli.ui.plan_table import print_plan
-from fastcl_cli.ui.processes import must_launch, processes
+from fastcl_cli.ui.processes import must_launch, processes, requeued
 from fastcl_cli.ui.screen import Ui, open_screen
 
 
@@ -25,6 +25,7 @@ def run(
     resume: str,
     init_from: Path | None,
     overwrite: bool,
+    allow_changes: bool,
     max_steps: int | None,
     save_every: int | None,
     log_every: int | None,
@@ -45,6 +46,8 @@ def run(
     """
     if overwrite and resume != "never":
         raise UsageError("--overwrite and --resume contradict each other", "give one of them")
+    if allow_changes and resume == "never":
+        raise UsageError("--allow-changes is for a run that is resumed", "give --resume, too")
     if must_launch(gpus, schedule):
         load(schedule, overrides=settings, data=data)  # for its faults
         need_train()
@@ -53,7 +56,7 @@ def run(
 
         assert gpus is not None
         return launch(arguments, gpus)
-    with processes():
+    with processes(), requeued():
         loaded = load(schedule, overrides=settings, data=data)
         need_train()
         need_loggers(loggers)
@@ -68,6 +71,7 @@ def run(
             resume=resume,
             init_from=init_from,
             overwrite=overwrite,
+            allow_changes=allow_changes,
             max_steps=max_steps,
             save_every=save_every,
             log_every=log_every,

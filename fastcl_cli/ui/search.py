@@ -15,6 +15,7 @@ from fastcl_cli.schedule import Loaded, load
 from fastcl_cli.search.texts import setting
 from fastcl_cli.ui.console import stderr, stdout
 from fastcl_cli.ui.heatmap import HeatMap, heat_sheet, heat_table
+from fastcl_cli.ui.processes import requeued
 from fastcl_cli.ui.progress import stage_bar
 from fastcl_cli.ui.screen import Ui, open_screen
 from fastcl_cli.units import parse_budget
@@ -98,7 +99,7 @@ def run(
             arguments=tuple(arguments),
         )
         _check_out(request.out, request.folder, resume, overwrite)
-        with open_screen("none" if as_json else ui) as emit:
+        with open_screen("none" if as_json else ui) as emit, requeued():
             record = dict(search(request, emit).record)
     drawing = target.with_suffix(".svg")
     write_text(drawing, picture(record))

@@ -1,0 +1,419 @@
+"""Kills, signals, full disks, two runs in one folder, damaged files: a run goes on, or says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import hostile
+import numpy as np
+import pytest
+import torch
+from crashing import SCHEDULE, outcome
+from safetensors import safe_open
+from safetensors.torch import save_file
+from test_data_beton import edit
+from test_schedule_fuzz import examine, mutate
+from tiny import moco
+
+from fastcl_cli.checkpoint import check_whole, read_run_header
+from fastcl_cli.cli.main import main
+from fastcl_cli.data.beton import open_beton, read_records
+from fastcl_cli.data.loader import DecodedLoader
+from fastcl_cli.data.writer import BetonWriter
+from fastcl_cli.errors import (
+    CheckpointError,
+    ConfigError,
+    DataError,
+    RequeueError,
+    RunFailedError,
+    UsageError,
+)
+from fastcl_cli.evaluate.probe import data_of_run
+from fastcl_cli.events import CheckpointSaved, Event, Notice, RunStarted
+from fastcl_cli.model.vit import Encoder
+from fastcl_cli.profile_file import read_profile
+from fastcl_cli.schedule import Request, compile_text
+from fastcl_cli.train import session
+from fastcl_cli.train.changes import ChangedRunError
+from fastcl_cli.train.device import choose_device
+from fastcl_cli.train.memory import out_of_memory
+from fastcl_cli.train.request import RunRequest
+from fastcl_cli.train.session import Session
+
+HERE = Path(__file__).resolve().parent
+OTHER_END = SCHEDULE.replace("full batch 8", "drop 0.25 batch 8")
+
+
+def run(
+    out: Path, text: str = SCHEDULE, emit: Callable[[Event], None] = lambda event: None, **more: Any
+) -> list[str]:
+    """Train in this process; returns the notices."""
+    events: list[Event] = []
+
+    def listen(event: Event) -> None:
+        events.append(event)
+        emit(event)
+
+    options = {"log_every": 2, "save_every": 4, **more}
+    request = RunRequest(compile_text(text, "test.fcs", Request()), out, **options)
+    Session(request, listen).train()
+    return [event.text for event in events if isinstance(event, Notice)]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_loader() -> Any:
+    """FFCV compiles for seconds, so all runs here share a loader."""
+    with pytest.MonkeyPatch.context() as patch:
+        loader: Any = cache(lambda identity: [])
+
+        def shared(beton: Any, side: int, workers: int) -> DecodedLoader:
+            made = loader(beton.identity)
+            if not made:
+                made.append(DecodedLoader(beton, side, workers))
+            return made[0]
+
+        patch.setattr(session, "DecodedLoader", shared)
+        yield
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody disturbed."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    run(out)
+    return out
+
+
+def begun(out: Path, steps: int = 8) -> Path:
+    """A run that was stopped; returns its newest checkpoint."""
+    run(out, max_steps=steps)
+    (out / "backbone.safetensors").unlink()
+    return out / "checkpoints" / f"step-{steps:08d}.safetensors"
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def test_killed_and_told_to_stop_at_random_moments(tmp_path: Path) -> None:
+    """Real processes, real signals; each run ends byte for byte as the one left alone."""
+    command = [sys.executable, str(HERE / "crashing.py"), "--kills", "6", "--terms", "3"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    seen = json.loads(done.stdout)
+    assert seen["random"] == seen["write"] == 3
+    assert seen["SIGTERM"] == seen["SIGUSR1"] == seen["SIGINT"] == 1
+    assert seen["runs ended"] >= 1 and seen["resumed"] >= 1
+
+
+def test_two_runs_in_one_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    refused: list[UsageError] = []
+
+    def second(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            for options in ({"resume": "auto"}, {"overwrite": True}):
+                with pytest.raises(UsageError) as caught:
+                    run(out, **options)
+                refused.append(caught.value)
+
+    run(out, emit=second, max_steps=1)
+    for error in refused:
+        assert f"is in use by process {os.getpid()} on {os.uname().nodename}" in error.message
+    assert not list(out.rglob(".*"))
+
+
+def test_a_full_disk_while_saving_or_logging(whole: Path, tmp_path: Path) -> None:
+    """A limit on the size of files stands for the disk's end; /dev/full is one for the metrics."""
+    out = tmp_path / "run"
+    metrics = out / "metrics.jsonl"
+
+    def limit(event: Event) -> None:
+        if isinstance(event, CheckpointSaved):
+            resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, before[1]))
+
+    def fill(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            metrics.unlink()
+            metrics.symlink_to("/dev/full")
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with pytest.raises(RunFailedError, match=r"cannot write .*step-00000008.*too large") as e:
+            run(out, emit=limit)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert "--resume auto" in e.value.help
+    assert [path.name for path in (out / "checkpoints").iterdir()] == ["step-00000004.safetensors"]
+    check_whole(out / "checkpoints" / "step-00000004.safetensors")
+    with pytest.raises(RunFailedError, match=r"cannot write .*metrics\.jsonl: No space"):
+        run(out, emit=fill, resume="auto")
+    metrics.unlink()
+    run(out, resume="auto")
+    assert outcome(out)[0] == outcome(whole)[0]
+
+
+def test_the_newest_whole_checkpoint_is_taken(whole: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    newest = begun(out)
+    flip(newest, newest.stat().st_size - 1000)
+    left = [
+        out / "checkpoints" / name for name in (".step-00000009.safetensors.1.part", ".tmpAb12Cd")
+    ]
+    for path in left:
+        path.write_bytes(b"half")
+    notices = run(out, resume="auto")
+    assert any("step-00000008.safetensors is damaged" in text for text in notices)
+    assert any("resumed from" in text and "after 4 steps" in text for text in notices)
+    assert outcome(out) == outcome(whole)
+    assert not any(path.exists() for path in left)
+    for path in (out / "checkpoints").iterdir():
+        path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="none of the 3 checkpoints is whole"):
+        run(out, resume="auto")
+
+
+def test_a_changed_schedule_is_shown_and_refused(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    begun(out)
+    text = OTHER_END.replace("lr 1e-3;", "lr 1e-3; temperature 0.3;")
+    with pytest.raises(ChangedRunError, match=r"temperature was 0\.2, is 0\.3") as caught:
+        run(out, text, resume="auto")
+    assert "--allow-changes" in caught.value.help
+    assert caught.value.details.splitlines() == [
+        "temperature  0.2 -> 0.3",
+        "- 8 to 20 steps: online drop 0 patch 8, target drop 0 patch 8, batch 8",
+        "+ 8 to 20 steps: online drop 0.25 patch 8, target drop 0 patch 8, batch 8",
+    ]
+    for was, now, why in (
+        ("batch 16", "batch 8", "keep the phases before it as they were"),
+        ("head 16 8", "head 24 8", "another head is another network"),
+        ("steps 8-20: full batch 8;", "", "ends after 8 steps|of the new plan"),
+    ):
+        changed = SCHEDULE.replace(was, now)
+        if not now:
+            changed = changed.replace("steps 0-8", "steps 0-7")
+        with pytest.raises(ChangedRunError) as caught:
+            run(out, changed, resume="auto", allow_changes=True)
+        assert any(part in caught.value.help for part in why.split("|")) or not now
+    with pytest.raises(ChangedRunError, match="seed was 0, is 1"):
+        run(out, resume="auto", allow_changes=True, seed=1)
+
+
+def test_changes_that_are_allowed_make_the_new_plan_the_plan(tmp_path: Path) -> None:
+    """Until step 8 both schedules say the same: the run that changed is the one that always had
+    the new end."""
+    run(tmp_path / "new", OTHER_END)
+    begun(tmp_path / "run")
+    notices = run(tmp_path / "run", OTHER_END, resume="auto", allow_changes=True, max_steps=12)
+    assert any("with these changes" in text and "+ 8 to 20 steps" in text for text in notices)
+    (tmp_path / "run" / "backbone.safetensors").unlink()
+    run(tmp_path / "run", OTHER_END, resume="auto")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "new")
+    described = [json.loads((tmp_path / name / "plan.json").read_text()) for name in ("run", "new")]
+    assert described[0] == described[1]
+    (change,) = json.loads((tmp_path / "run" / "config.json").read_text())["changes"]
+    assert change["step"] == 8 and len(change["phases"]) == 2
+
+
+class Judging:
+    """In place of k-NN: a figure of the weights, and a signal in the middle if that is asked."""
+
+    def __init__(self, interrupt: bool) -> None:
+        self.interrupt = interrupt
+        self.plan: Any = None
+
+    def due(self, done: int) -> bool:
+        return done in (6, 20)
+
+    def measure(self, backbone: Encoder, stopped: Callable[[], bool]) -> dict[str, Any] | None:
+        if self.interrupt:
+            os.kill(os.getpid(), signal.SIGUSR1)
+            for _ in range(100):  # handlers run between instructions
+                if stopped():
+                    return None
+        return {"knn": {"top1": float(backbone.vit.norm.weight.sum())}}
+
+
+def test_stopped_in_the_middle_of_knn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is given up, and the run that goes on measures it first: the same lines as ever."""
+    for name, interrupt in (("whole", False), ("run", True)):
+        monkeypatch.setattr(session, "open_judge", lambda *a, now=interrupt, **k: Judging(now))
+        if interrupt:
+            with pytest.raises(RequeueError, match="stopped by SIGUSR1 after 6 of 20 steps"):
+                run(tmp_path / name)
+        else:
+            run(tmp_path / name)
+    checkpoint = tmp_path / "run" / "checkpoints" / "step-00000006.safetensors"
+    assert read_run_header(checkpoint).pending["step"] == 6
+    monkeypatch.setattr(session, "open_judge", lambda *a, **k: Judging(False))
+    run(tmp_path / "run", resume="auto")
+    assert outcome(tmp_path / "run") == outcome(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_told_to_stop_while_packing(
+    number: signal.Signals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """Nothing is lost but the packing; what a library makes of the exception does not matter."""
+
+    def interrupted(self: BetonWriter, *image: Any) -> None:
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(5)
+        except BaseException as error:
+            raise ValueError("could not determine the shape") from error
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FASTCL_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(BetonWriter, "add", interrupted)
+    monkeypatch.setattr(sys, "argv", ["fastcl", "run", "quickstart", "--out", "run"])
+    before = [signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGUSR1)]
+    with pytest.raises(SystemExit) as caught:
+        main()
+    for one, handler in zip((signal.SIGTERM, signal.SIGUSR1), before, strict=True):
+        signal.signal(one, handler)
+    assert caught.value.code == (130 if number == signal.SIGINT else 75), capsys.readouterr().err
+    assert not list((tmp_path / "cache").iterdir()) and not (tmp_path / "run").exists()
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> hostile.Good:
+    return hostile.make_good(tmp_path_factory.mktemp("good"))
+
+
+def test_mutated_files_are_refused_or_mean_the_same(good: hostile.Good, tmp_path: Path) -> None:
+    assert hostile.checkpoints(tmp_path, good, 40, 0)["refused"] > 30
+    assert hostile.betons(tmp_path, good, 40, 0)["refused"] > 20
+    seen = hostile.run_files(tmp_path, good, 200, 0)
+    assert seen["refused"] > 20 and seen["accepted"] > 20
+    draw = random.Random(7)
+    for _ in range(500):
+        examine(mutate(draw))
+
+
+def test_without_a_digest_a_flipped_bit_goes_unseen(good: hostile.Good, tmp_path: Path) -> None:
+    """The negative control of what stands above, and files of older versions do load."""
+    old = tmp_path / "old.safetensors"
+    with safe_open(good.backbone, "pt") as file:
+        header = json.loads(file.metadata()["fastcl"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    del header["digest"]
+    save_file(tensors, old, {"fastcl": json.dumps(header)})
+    check_whole(old)
+    flip(old, old.stat().st_size - 3)
+    check_whole(old)
+    new = tmp_path / "new.safetensors"
+    new.write_bytes(good.backbone.read_bytes())
+    flip(new, new.stat().st_size - 3)
+    with pytest.raises(CheckpointError, match="its bytes are not those that were written"):
+        check_whole(new)
+
+
+def test_claims_of_any_size_cost_nothing(good: hostile.Good, tmp_path: Path) -> None:
+    claims = tmp_path / "claims.safetensors"
+    claims.write_bytes((2**60).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CheckpointError, match="not a complete safetensors file"):
+        check_whole(claims)
+    save_file({"x": torch.zeros(1)}, claims, {"fastcl": hostile.DEEP.decode()})
+    with pytest.raises(CheckpointError):
+        check_whole(claims)
+    for name in ("config.json", "profile.json", "a.beton.json"):
+        (tmp_path / name).write_bytes(hostile.DEEP)
+    assert data_of_run(tmp_path / "backbone.safetensors") is None
+    with pytest.raises(ConfigError, match="not JSON"):
+        read_profile(tmp_path / "profile.json")
+    beton = tmp_path / "a.beton"
+    beton.write_bytes(good.beton.read_bytes())
+    with pytest.raises(DataError, match="nested too deeply"):
+        open_beton(beton)
+
+
+def test_an_image_of_four_billion_pixels(tmp_path: Path) -> None:
+    from data_photos import write_beton
+    from test_data_beton import IMAGES
+
+    path = write_beton(tmp_path / "x.beton", IMAGES)
+
+    def change(head: Any, rows: Any, table: Any) -> None:
+        rows["f0"]["height"][3] = rows["f0"]["width"][3] = 65535
+
+    edit(path, change)
+    with pytest.raises(DataError, match=r"image 3 .*has more than 100,000,000 pixels"):
+        open_beton(path)
+
+
+def test_data_that_changes_under_a_run(good: hostile.Good, tmp_path: Path) -> None:
+    path = tmp_path / "data.beton"
+    path.write_bytes(good.beton.read_bytes())
+    beton = open_beton(path)
+    loader = DecodedLoader(beton, 32, 1)
+    path.touch()
+    with loader.stream(np.arange(4), 4) as batches:  # touched, and the same
+        next(batches)
+    records = read_records(beton.shards[0])
+    flip(path, int(records.pointers[2]) + int(records.sizes[2]) // 2)
+    with (
+        pytest.raises(DataError, match=r"data\.beton: image 2 is damaged: .* not what was packed"),
+        loader.stream(np.arange(4), 4) as batches,
+    ):
+        next(batches)
+    os.truncate(path, path.stat().st_size - 5000)
+    with (
+        pytest.raises(DataError, match=r"data\.beton: has .* bytes and had"),
+        loader.stream(np.arange(4), 4),
+    ):
+        pass
+    path.unlink()  # who has mapped it still has it
+    with loader.stream(np.arange(2), 2) as batches:
+        next(batches)
+
+
+def test_a_file_cut_short_between_two_looks_ends_with_a_word(tmp_path: Path) -> None:
+    script = """
+import os, sys
+from pathlib import Path
+from fastcl_cli.data.mapped import map_files
+path = Path(sys.argv[1])
+path.write_bytes(bytes(100_000))
+whole, _ = map_files([path])
+os.truncate(path, 0)
+print(whole.sum())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(tmp_path / "x")], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "error: a file of the data cannot be read any more" in done.stderr
+
+
+def test_out_of_memory_says_what_would_fit() -> None:
+    segment = compile_text("batch 1024; epochs 0-90: full;").plan.segments[0]
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60, dtype=torch.uint8)
+    error = out_of_memory(caught.value, 3, segment, moco(), choose_device("float32"))
+    assert isinstance(error, RunFailedError)
+    assert "out of memory: step 3" in error.message
+    assert "batch 1024, 196 of 196 tokens of 16 px" in error.message
+    fits = int(error.help.split("a batch of about ")[1].split()[0])
+    assert 0 < fits <= 512
+    other = out_of_memory(RuntimeError("no"), 3, segment, moco(), choose_device("float32"))
+    assert other is None
+
+
+def test_no_time_is_taken_from_a_clock_that_may_jump() -> None:
+    for path in (HERE.parent / "fastcl_cli").rglob("*.py"):
+        assert "time.time(" not in path.read_text(encoding="utf-8"), path
