@@ -9,7 +9,6 @@ tests/crashing.py does it; this is the long form. About 1 s of one core for each
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -19,7 +18,7 @@ from common import record, table
 from fastcl_cli.train.device import choose_device
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
-from crashing import Herd, torture
+from crashing import leave, torture
 
 ROWS = {
     "random": "SIGKILL at a random moment",
@@ -41,9 +40,7 @@ def main() -> None:
     parser.add_argument("--record", action="store_true")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        herd = Herd(folder)
-        result = torture(folder, asked.kills, asked.terms, asked.seed, herd)
+        result = torture(Path(name), asked.kills, asked.terms, asked.seed)
     body = table(["what", "how often"], [[text, str(result.get(k, 0))] for k, text in ROWS.items()])
     body += (
         f"\n\n{result['seconds']:,.0f} s in all; an undisturbed run takes "
@@ -53,9 +50,7 @@ def main() -> None:
         record("Killed and resumed", body, choose_device("float32"))
     else:
         print(body)
-    sys.stdout.flush()
-    os._exit(0)  # once it has forked, numba's or torch's own end of a process may hang
 
 
 if __name__ == "__main__":
-    main()
+    leave(main)

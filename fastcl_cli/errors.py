@@ -67,7 +67,8 @@ class NumericalError(FastclError):
 
 
 class RequeueError(FastclError):
-    """The run was asked to stop (SIGTERM), wrote a checkpoint, and can be started again."""
+    """The run was asked to stop (SIGTERM, SIGUSR1), wrote a checkpoint where there was something to
+    save, and can be started again."""
 
     exit_code = 75
 

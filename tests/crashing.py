@@ -17,10 +17,11 @@ import signal
 import sys
 import tempfile
 import time
+import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -153,13 +154,11 @@ def strike(child: int, out: Path, kind: str, longest: float, draw: random.Random
     return wait(child)
 
 
-def torture(
-    folder: Path, kills: int, terms: int, seed: int, herd: Herd | None = None
-) -> dict[str, Any]:
+def torture(folder: Path, kills: int, terms: int, seed: int) -> dict[str, Any]:
     """So many SIGKILLs, half of them aimed into the writing of a checkpoint, then so many SIGTERM,
     SIGUSR1 and SIGINT in turn; every run goes on in the same folder until it is over, and is then
     compared with one that nobody disturbed."""
-    herd = herd or Herd(folder)
+    herd = Herd(folder)
     began = time.monotonic()
     reference = folder / "reference"
     assert wait(herd.start(reference)) == 0, reference.with_suffix(".log").read_text()
@@ -210,8 +209,25 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-if __name__ == "__main__":
+def leave(work: Callable[[], None]) -> NoReturn:
+    """Do the work and end the process at once: once it has forked, the end that numba or torch
+    prepared for it may hang."""
+    status = 1
+    try:
+        work()
+        status = 0
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def main() -> None:
     asked = parse(sys.argv[1:])
     with tempfile.TemporaryDirectory() as name:
-        print(json.dumps(torture(Path(name), asked.kills, asked.terms, asked.seed)), flush=True)
-    os._exit(0)  # once it has forked, numba's or torch's own end of a process may hang
+        print(json.dumps(torture(Path(name), asked.kills, asked.terms, asked.seed)))
+
+
+if __name__ == "__main__":
+    leave(main)

@@ -90,13 +90,13 @@ class Changes:
 def compare(old: RunHeader, new: RunHeader, plan: Plan) -> Changes:
     """The changes from a checkpoint's run to one with ``plan``, whose header would be ``new``."""
     settings = dict(_settings(old.config, new.config))
-    phases = tuple(
-        f"{line[0]} {line[1:]}"
-        for line in difflib.unified_diff(old.phases, new.phases, n=0, lineterm="")
-        if line[0] in "-+" and not line.startswith(("---", "+++"))
-    )
     moved = old.plan != new.plan
-    if moved and not phases and not settings:
+    phases: tuple[str, ...] = ()
+    if moved and old.phases != new.phases:
+        lines = difflib.unified_diff(old.phases, new.phases, n=0, lineterm="")
+        changed = [line for line in lines if line[:1] in "-+" and line[:3] not in ("---", "+++")]
+        phases = tuple(f"{line[0]} {line[1:]}" for line in changed)
+    elif moved and not settings:
         phases = ("the phases differ in what they come to",)
     policies = [header.auto.get("policy") for header in (old, new)]
     if policies[0] != policies[1] and not moved:

@@ -66,4 +66,5 @@ def requeued() -> Iterator[None]:
         ) from None
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is note:  # `Stop` may have made this process deaf
+                signal.signal(number, handler)
