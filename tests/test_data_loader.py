@@ -197,7 +197,7 @@ def test_a_thread_that_dies_is_an_error_with_its_cause(loader: DecodedLoader, mo
 
 
 def damage(source: Path, target: Path, index: int, how: str, checked: bool) -> Path:
-    """A beton with a damaged image; without its checksums, as FFCV writes it, if not ``checked``."""
+    """A beton with a damaged image; not ``checked``, it has no checksums, as from FFCV."""
     data = bytearray(source.read_bytes())
     table_at = int(np.frombuffer(data, HEADER, 1)[0]["alloc_table_ptr"])
     row = np.frombuffer(bytes(data), ALLOCATION, IMAGES, table_at)[index]
