@@ -191,8 +191,9 @@ def torture(folder: Path, kills: int, terms: int, seed: int) -> dict[str, Any]:
         assert "Traceback" not in said, said
         check_left(out)
         if "stopped by" in said:  # in training: the step that it stood at was saved
-            lines = (out / "metrics.jsonl").read_text().splitlines()
-            assert (out / "checkpoints" / f"step-{len(lines):08d}.safetensors").exists()
+            metrics = out / "metrics.jsonl"
+            steps = len(metrics.read_text().splitlines()) if metrics.exists() else 0
+            assert (out / "checkpoints" / f"step-{steps:08d}.safetensors").exists()
         count[kind] += 1
         count["resumed"] += "resumed from" in said
         count["parts left"] += any((out / "checkpoints").glob(".*"))
