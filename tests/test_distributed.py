@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +33,10 @@ from torch import Tensor, nn
 from fastcl_cli import distributed
 from fastcl_cli.data.loader import Decoded, DecodedLoader
 from fastcl_cli.data.source import open_split
-from fastcl_cli.errors import ConfigError, DataError
+from fastcl_cli.errors import ConfigError, DataError, FastclError
 from fastcl_cli.gradient_error.paired import PairedGradients, measure
+from fastcl_cli.joining import processes
+from fastcl_cli.launchers import Place
 from fastcl_cli.methods.base import Input, Method
 from fastcl_cli.methods.build import build_method
 from fastcl_cli.model.norm import GlobalBatchNorm
@@ -193,41 +197,73 @@ def all_of_it() -> Results:
     return out | normalise() | gather() | separate_norms() | paired()
 
 
-def work(rank: int, ports: tuple[int, int], out: Path) -> None:
+def work(place: Place, out: Path) -> None:
+    with processes(place):
+        save_file(all_of_it(), out / str(place.rank))
+
+
+def fail(place: Place, out: Path) -> None:
+    with processes(place):
+        if place.rank == 1:
+            raise DataError("image 7 is damaged")
+        distributed.wait()
+
+
+def be_killed(place: Place, out: Path) -> None:
+    with processes(place):
+        if place.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        distributed.wait()
+
+
+def miss_others(place: Place, out: Path) -> None:
+    os.environ["FASTCL_JOIN_TIMEOUT"] = "2"
+    with processes(replace(place, size=place.size + 2, hosts=("host0", "host1", "host9"))):
+        pass
+
+
+def wait_unreached(place: Place, out: Path) -> None:
+    """The second process never gets to the group, as where a network lets too little through."""
+    os.environ["FASTCL_JOIN_TIMEOUT"] = "2"
+    if place.rank == 1:
+        distributed.connect = lambda *_: time.sleep(100)  # type: ignore[assignment]
+    with processes(place):
+        pass
+
+
+def tell(target: Callable[[Place, Path], None], place: Place, out: Path) -> None:
+    """Run ``target`` in a process of its own, which leaves word of its error."""
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(PROCESSES)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ports[0])}
-    with distributed.processes():
-        save_file(all_of_it(), out / str(rank))
-    os.environ["MASTER_PORT"] = str(ports[1])
     try:
-        with distributed.processes():
-            if rank == 1:
-                raise DataError("image 7 is damaged")
-            distributed.wait()
-    except (DataError, SystemExit) as error:
-        (out / f"end {rank}").write_text(repr(error))
+        target(place, out)
+    except FastclError as error:
+        (out / f"{target.__name__} {place.rank}").write_text(error.message)
+        raise SystemExit(error.exit_code) from None
 
 
-def free_port() -> int:
+def start(target: Callable[[Place, Path], None], size: int, out: Path) -> list[int | None]:
+    """Run ``target`` in ``size`` processes; returns their exit statuses. They are forked from one
+    that has imported what they need, and computed nothing."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
-        return port
+    places = [Place(r, size, r, size, "127.0.0.1", port, f"host{r}") for r in range(size)]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # or it cannot import this module
+    members = [context.Process(target=tell, args=(target, place, out)) for place in places]
+    for member in members:
+        member.start()
+    for member in members:
+        member.join(timeout=120)
+    return [member.exitcode for member in members]
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What each of two processes wrote."""
     out = tmp_path_factory.mktemp("together")
-    ports = (free_port(), free_port())
-    context = multiprocessing.get_context("spawn")
-    members = [context.Process(target=work, args=(r, ports, out)) for r in range(PROCESSES)]
-    for member in members:
-        member.start()
-    for member in members:
-        member.join(timeout=120)
-        assert member.exitcode == 0
+    assert start(work, PROCESSES, out) == [0] * PROCESSES
     return out
 
 
@@ -246,9 +282,29 @@ def test_gradient_errors_are_those_of_the_global_batch(together: list[Results]) 
         assert (own[0] - value).norm() <= 1e-3 * value.norm(), name
 
 
-def test_the_process_that_fails_speaks_and_the_others_end(written: Path) -> None:
-    assert (written / "end 1").read_text() == "DataError('image 7 is damaged')"
-    assert (written / "end 0").read_text() == "SystemExit(1)"
+@pytest.mark.parametrize(
+    ("target", "statuses", "said"),
+    [
+        (fail, [1, 2, 1], "image 7 is damaged"),
+        (be_killed, [1, -9, 1], "process 1 (on host1) of 3 ended without a word"),
+        (
+            miss_others,
+            [1, 1],
+            "processes 2-3 of 4 did not come within 2 s, no word from host9; "
+            "there are process 0 (on host0), process 1 (on host1)",
+        ),
+        (
+            wait_unreached,
+            [1, 1],
+            "within 2 s process 0 (on host0), process 1 (on host1) did not connect to all others",
+        ),
+    ],
+)
+def test_one_process_says_why_all_end(
+    target: Callable[[Place, Path], None], statuses: list[int], said: str, tmp_path: Path
+) -> None:
+    assert start(target, len(statuses), tmp_path) == statuses
+    assert [path.read_text() for path in tmp_path.iterdir()] == [said]
 
 
 @pytest.mark.parametrize("case", [c for c, (_, _, dtype) in CASES.items() if dtype.itemsize == 8])
