@@ -57,9 +57,12 @@ METHODS: dict[str, tuple[Callable[[], Method], Any, tuple[int, ...], int, float 
     "dino": (lambda: dino(norm_last_layer=False), DINO_VALUES, (IMAGE, IMAGE, 8, 8), 2, 0.05),
     "dino, head_norm": (lambda: dino(head_norm=True), DINO_VALUES, (IMAGE, IMAGE, 8, 8), 2, 0.05),
 }
+PATHS = Setting(4, 4, True, drop_path=0.5)
+PARTS = "in parts"
 CASES = {
     **{f"{m}, {s}": (m, SETTINGS[s], torch.float64) for m in METHODS for s in SETTINGS},
-    "dino, drop_path": ("dino", Setting(4, 4, True, drop_path=0.5), torch.float64),
+    "dino, drop_path": ("dino", PATHS, torch.float64),
+    **{f"{m}, {PARTS}": (m, PATHS, torch.float64) for m in METHODS},
     **{f"{m}, float32": (m, SETTINGS["drop+patch"], torch.float32) for m in METHODS},
 }
 
@@ -78,11 +81,13 @@ def own_rows(views: list[View], encoder: str, dtype: torch.dtype) -> list[Input]
     ]
 
 
-def train(case: str) -> Results:
+def train(case: str, *, whole: bool = False) -> Results:
     """Two updates: losses, gradients, and all that the method holds afterwards."""
     name, setting, dtype = CASES[case]
     build, values, sides, targets, clip = METHODS[name]
     method = build().to(dtype)
+    if case.endswith(PARTS) and not whole:
+        method.parts = 5 if distributed.size() == 1 else 3  # of unequal numbers of images
     data = [batch(setting, sides, targets, seed) for seed in (5, 6)]
     trainer = Trainer(
         method,
@@ -309,14 +314,17 @@ def test_one_process_says_why_all_end(
 
 @pytest.mark.parametrize("case", [c for c, (_, _, dtype) in CASES.items() if dtype.itemsize == 8])
 def test_two_processes_equal_one(together: list[Results], case: str) -> None:
-    """Loss, gradients, weights, average and centre through two updates, in float64."""
-    alone = train(case)
+    """Loss, gradients, weights, average and centre through two updates, in float64. In parts, they
+    equal those of the whole batch, too."""
+    alone = train(case, whole=True)
+    parts = train(case) if case.endswith(PARTS) else alone
     for name, expected in alone.items():
         assert torch.equal(together[0][name], together[1][name]), name
         gradient = alone.get(f"{case}/step 0/gradient/{name.partition('/state/online.')[2]}")
         # AdamW makes an update of a gradient's rounding where it is zero in theory.
         zero = gradient is not None and gradient.abs().max() < ZERO
-        assert (together[0][name] - expected).abs().max() <= (1e-8 if zero else 1e-10), name
+        for other in (together[0][name], parts[name]):
+            assert (other - expected).abs().max() <= (1e-8 if zero else 1e-10), name
 
 
 @pytest.mark.parametrize("method", METHODS)
