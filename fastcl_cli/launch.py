@@ -60,7 +60,6 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         except ChildFailedError as error:
             if status.exists():
                 return int(status.read_text())
-            # The others end because of the one that a signal ended, perhaps at the same time.
             rank, code = min(((r, f.exitcode) for r, f in error.failures.items()), key=_cause)
             raise RunFailedError(
                 f"process {rank} of {processes} {_ending(code)}",
@@ -77,9 +76,11 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     return 0
 
 
-def _cause(ended: tuple[int, int]) -> tuple[bool, int]:
+def _cause(ended: tuple[int, int]) -> tuple[bool, bool, int]:
+    """Orders ranks and exit statuses: the first is why the others ended. Those fail because they
+    lost it, or the agent sent them SIGTERM."""
     rank, code = ended
-    return code >= 0, rank
+    return code == -signal.SIGTERM, code >= 0, rank
 
 
 def _ending(code: int) -> str:

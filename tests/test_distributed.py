@@ -27,10 +27,11 @@ from test_moco import VALUES as MOCO_VALUES
 from test_run import CLOCK, STEPS, cli, metrics, run, wait_for_step
 from test_simclr import VALUES as SIMCLR_VALUES
 from test_simclr import simclr
-from tiny import IMAGE, exact, moco
+from tiny import IMAGE, exact, moco, spec
 from torch import Tensor, nn
 
 from fastcl_cli import distributed
+from fastcl_cli.checkpoint import RunHeader, load_run, save_run
 from fastcl_cli.data.loader import Decoded, DecodedLoader
 from fastcl_cli.data.source import open_split
 from fastcl_cli.errors import ConfigError, DataError, FastclError
@@ -69,7 +70,7 @@ CASES = {
 
 def own_rows(views: list[View], encoder: str, dtype: torch.dtype) -> list[Input]:
     """This process's rows of the views that an encoder sees."""
-    rows = distributed.rows(6)
+    rows = distributed.rows(len(views[0].pixels))
     seen = [x for view in views if (x := view.input(encoder)) is not None]
     return [
         Input(
@@ -89,17 +90,7 @@ def train(case: str, *, whole: bool = False) -> Results:
     if case.endswith(PARTS) and not whole:
         method.parts = 5 if distributed.size() == 1 else 3  # of unequal numbers of images
     data = [batch(setting, sides, targets, seed) for seed in (5, 6)]
-    trainer = Trainer(
-        method,
-        build_optimizer(method, BETAS),
-        type("Fixed", (), {"at": lambda self, step: values[step]})(),
-        lambda step, segment, batch: (  # type: ignore[arg-type]
-            own_rows(data[step], "online", dtype),
-            own_rows(data[step], "target", dtype),
-        ),
-        Device(torch.device("cpu"), "float32", 1),
-        clip,
-    )
+    trainer = make_trainer(method, values, data, clip)
     out: Results = {}
     for step in range(2):
         result = trainer.step(step, None, None)  # type: ignore[arg-type]
@@ -109,6 +100,84 @@ def train(case: str, *, whole: bool = False) -> Results:
             if p.grad is not None:
                 out[f"{case}/step {step}/gradient/{parameter}"] = p.grad.clone()
     return out | {f"{case}/state/{k}": v.clone() for k, v in method.state_dict().items()}
+
+
+def make_trainer(
+    method: Method, values: Any, data: list[list[View]], clip: float | None
+) -> Trainer:
+    """One that trains on the rows of ``data`` that are this process's."""
+    dtype = next(method.parameters()).dtype
+    return Trainer(
+        method,
+        build_optimizer(method, BETAS),
+        type("Fixed", (), {"at": lambda self, step: values[step % 2]})(),
+        lambda step, segment, batch: (  # type: ignore[arg-type]
+            own_rows(data[step], "online", dtype),
+            own_rows(data[step], "target", dtype),
+        ),
+        Device(torch.device("cpu"), "float32", 1),
+        clip,
+    )
+
+
+PHASES = [(Setting(8, 8, True, drop_path=0.5), 12)] * 2 + [(Setting(4, 4, True), 8)] * 3
+CHANGE = 3
+"""Updates after which other processes go on from a checkpoint."""
+
+
+def through(first: int, stop: int, out: Path) -> Results:
+    """Every method through two phases with a batch of their own, updates ``first`` to ``stop``,
+    from a checkpoint to a checkpoint; also each step's loss and gradient norm."""
+    results: Results = {}
+    for name, (build, values, sides, targets, clip) in METHODS.items():
+        method = build().double()
+        data = [batch(s, sides, targets, 5 + i, images) for i, (s, images) in enumerate(PHASES)]
+        trainer = make_trainer(method, values, data, clip)
+        path = out / f"{name}.safetensors"
+        if first > 0:
+            load_run(path, method, trainer.optimizer)
+        for step in range(first, stop):
+            result = trainer.step(step, None, None)  # type: ignore[arg-type]
+            figures = [result.loss, result.gradient_norm]
+            results[f"{name}/step {step}"] = torch.tensor(figures, dtype=torch.float64)
+        results |= {f"{name}/{k}": v.clone() for k, v in method.state_dict().items()}
+        for parameter, p in method.trained().items():
+            if p.grad is not None:
+                results[f"{name}/gradient/{parameter}"] = p.grad.clone()
+        if distributed.rank() == 0:
+            header = RunHeader(stop, "", {}, "", "", {}, {}, {})
+            save_run(path, method, trainer.optimizer, spec(), header)
+    return results
+
+
+def begin(place: Place, out: Path) -> None:
+    with processes(place):
+        save_file(through(0, CHANGE, out), out / f"begun {place.rank}")
+
+
+def go_on(place: Place, out: Path) -> None:
+    with processes(place):
+        save_file(through(CHANGE, len(PHASES), out), out / f"gone on {place.rank}")
+
+
+def test_four_processes_then_two_equal_one(tmp_path: Path) -> None:
+    """Losses and all that is learned, over a change of phase and a resume, in float64."""
+    assert start(begin, 4, tmp_path) == [0] * 4
+    assert start(go_on, 2, tmp_path) == [0] * 2
+    (tmp_path / "alone").mkdir()
+    for name, size, (first, stop) in (
+        ("begun", 4, (0, CHANGE)),
+        ("gone on", 2, (CHANGE, len(PHASES))),
+    ):
+        alone = through(first, stop, tmp_path / "alone")
+        parts = [load_file(tmp_path / f"{name} {rank}") for rank in range(size)]
+        for key, expected in alone.items():
+            assert all(torch.equal(part[key], parts[0][key]) for part in parts), key
+            method, _, parameter = key.partition("/")
+            gradient = alone.get(f"{method}/gradient/{parameter.partition('.')[2]}")
+            zero = gradient is not None and gradient.abs().max() < ZERO
+            off = (parts[0][key] - expected).abs().max()
+            assert off <= (1e-8 if zero else 1e-10), (name, key, float(off))
 
 
 UNEVEN = (slice(0, 3), slice(3, 10))
@@ -520,23 +589,12 @@ def check_equal_error(error: dict[str, Any] | None, other: dict[str, Any] | None
         assert error[name] == pytest.approx(other[name], abs=1e-2 * other["variance"])
 
 
-def test_torchrun_trains_as_one_process_does(alone: Path, tmp_path: Path) -> None:
+def test_stopped_in_four_processes_and_continued_in_two(alone: Path, tmp_path: Path) -> None:
+    """By both launchers; the whole is the run of one process."""
     schedule, out = tmp_path / "test.fcs", tmp_path / "run"
     schedule.write_text(SCHEDULE)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["-m", "fastcl_cli", "run", str(schedule), "--out", str(out), "--log-every", "1"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=180)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("done after") == 1 and ", 2 processes" in result.stdout
-    assert json.loads((out / "config.json").read_text())["processes"] == 2
-    check_equal_run(out, alone)
-
-
-def test_sigterm_saves_and_another_number_of_processes_goes_on(alone: Path, tmp_path: Path) -> None:
-    schedule, out = tmp_path / "test.fcs", tmp_path / "run"
-    schedule.write_text(SCHEDULE)
-    options = ["--out", str(out), "--log-every", "1", "--save-every", "100"]
-    process = cli("run", str(schedule), "--gpus", "2", *options)
+    options = ["run", str(schedule), "--out", str(out), "--log-every", "1"]
+    process = cli(*options, "--gpus", "4", "--save-every", "100")
     wait_for_step(process, out, 3)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)
@@ -545,5 +603,24 @@ def test_sigterm_saves_and_another_number_of_processes_goes_on(alone: Path, tmp_
     done = len(metrics(out))
     assert 3 <= done < STEPS
     assert (out / "checkpoints" / f"step-{done:08d}.safetensors").exists()
-    run(out, SCHEDULE, resume="auto", log_every=1)
+    assert json.loads((out / "config.json").read_text())["processes"] == 4
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["-m", "fastcl_cli", *options, "--resume", "auto"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("done after") == 1 and ", 2 processes" in result.stdout
     check_equal_run(out, alone)
+
+
+def test_the_launcher_names_the_process_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "test.fcs").write_text(SCHEDULE)
+    process = cli("run", str(tmp_path / "test.fcs"), "--gpus", "2", "--out", str(tmp_path / "run"))
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and len(started := children.read_text().split()) < 2:
+        time.sleep(0.02)
+    os.kill(int(started[1]), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert stderr.startswith("error: process 1 of 2 was killed by SIGKILL\nhelp: ")
+    assert stderr.count("\n") == 2
