@@ -210,10 +210,7 @@ class _Ending:
 
     def _loss(self, lost: frozenset[int] | None, error: BaseException | None) -> RunFailedError:
         if lost:
-            try:
-                who = self._roll.names(sorted(lost))
-            except RuntimeError:  # the store has gone, too
-                who = ", ".join(f"process {rank}" for rank in sorted(lost))
+            who = self._roll.names(sorted(lost))
             what = f"{who} of {self._place.size} ended without a word"
         else:
             why = "" if error is None else f": {_line(error)}"

@@ -83,6 +83,7 @@ class Roll:
     def __init__(self, store: Store, place: Place) -> None:
         self._store = store
         self._place = place
+        self._hosts: dict[int, str] = {}
         self._lost: set[int] = set()
         self._gone = threading.Event()
         self._closed = threading.Event()
@@ -133,13 +134,15 @@ class Roll:
         owners: dict[str, int] = {}
         for rank in range(self._place.size):
             entry = self._store.get(_key(rank)).decode()
+            self._hosts[rank] = entry.split(" ")[0]  # to be named when the store has gone
             if not entry.endswith(" ") and (other := owners.setdefault(entry, rank)) != rank:
                 raise UsageError(
                     f"{self.names([other, rank])} would share one GPU", "start one for each GPU"
                 )
 
     def _host(self, rank: int) -> str:
-        return self._store.get(_key(rank)).decode().split(" ")[0]
+        known = self._hosts.get(rank)
+        return known or self._store.get(_key(rank)).decode().split(" ")[0]
 
     def names(self, ranks: Iterable[int]) -> str:
         """Processes and where they are, for people: ``processes 0-3 (on a), process 4 (on b)``."""

@@ -607,7 +607,7 @@ def test_stopped_in_four_processes_and_continued_in_two(alone: Path, tmp_path: P
 
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
     command += ["-m", "fastcl_cli", *options, "--resume", "auto"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("done after") == 1 and ", 2 processes" in result.stdout
     check_equal_run(out, alone)
