@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, Protocol
 
 from fastcl_cli.config import RunConfig
-from fastcl_cli.cost import forward_flops
+from fastcl_cli.cost import forward_flops, repeated_flops
 from fastcl_cli.devices import Device, find_device, is_hardware
 from fastcl_cli.errors import ConfigError, UsageError
 from fastcl_cli.plan import View
@@ -84,7 +84,7 @@ class AnalyticClock:
         return f"{device.name} at {device.utilisation:.0%} of {device.peak:g} TFLOP/s, analytic"
 
     def image(self, config: RunConfig, views: tuple[View, ...], batch: int, gpus: int) -> ImageTime:
-        flops = forward_flops(config, views, batch).training
+        flops = forward_flops(config, views, batch).training + repeated_flops(config, views)
         seconds = flops / (self.hardware.peak * 1e12 * self.hardware.utilisation)
         return ImageTime(seconds, seconds, 0, "analytic")
 
@@ -94,6 +94,11 @@ class AnalyticClock:
             f"{device.name} ({self.how}): {device.peak:g} TFLOP/s bf16 peak, of which "
             f"{device.utilisation:.0%} assumed",
             "analytic operation count (3 x online forward + target forward), not measured here",
+            *(
+                [f"{loaded.name}: `accumulate` repeats the online backbone's forward pass"]
+                if loaded.config.accumulate > 1
+                else []
+            ),
         ]
 
 

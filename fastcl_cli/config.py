@@ -165,6 +165,7 @@ class RunConfig:
     images: int
     images_source: Literal["data", "setting", "option", "imagenet-1k"]
     batch: int
+    accumulate: int
     lr: LearningRate
     decay: Decay
     warmup: Duration

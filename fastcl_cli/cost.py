@@ -93,6 +93,14 @@ def forward_flops(config: RunConfig, views: Sequence[View], batch: int) -> Forwa
     return ForwardFlops(online, target)
 
 
+def repeated_flops(config: RunConfig, views: Sequence[View]) -> int:
+    """Forward operations that ``accumulate`` makes the online backbone do a second time for one
+    image: no part of the sample cost, which is the compression's."""
+    if config.accumulate == 1:
+        return 0
+    return sum(view.count * encoder_flops(config.model, view.online.kept) for view in views)
+
+
 def unit_flops(config: RunConfig) -> int:
     """Operations of one unit: a forward pass of the uncompressed encoder on one full image."""
     return encoder_flops(config.model, (config.image // config.model.patch) ** 2)

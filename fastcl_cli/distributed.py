@@ -1,8 +1,8 @@
 """The processes that train together, and what they say to each other.
 
-A run is one process, or ``WORLD_SIZE`` of them, each with its own rows of every global batch. What
-starts them (torchrun, or `launch`) sets torch's environment variables. Without them every function
-here is the one-process case: nothing is sent, and tensors come back as they are.
+A run is one process, or several (`joining`), each with its own rows of every global batch. Where
+there is one every function here is the one-process case: nothing is sent, and tensors come back as
+they are.
 
 The losses are written so that the *mean over processes* of what each of them differentiates is the
 loss of the global batch, and the operations here pass gradients back across processes. So averaging
@@ -12,29 +12,42 @@ gradients, as DDP does, gives the gradient that one process would have.
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.distributed.rendezvous import rendezvous
 
-from fastcl_cli.errors import FastclError, RunFailedError, UsageError
+from fastcl_cli.errors import RunFailedError
+from fastcl_cli.launchers import Place
 
-STATUS_FILE = "FASTCL_STATUS_FILE"
-"""Environment variable: where the process that reports an error leaves its exit status."""
 _PATIENCE = timedelta(days=7)
 """How long processes wait for the one that packs data, saves or writes. One that dies is noticed at
 once, by its closed connections."""
-_CLOSED = "Connection closed by peer"
 _control: dist.ProcessGroup | None = None
 """Connects the processors: a word between processes does not wait for the GPUs' queues."""
+_local_size = 1
+
+
+def connect(backend: str, store: Any, place: Place) -> None:
+    """Form the group of all processes; `leave` parts them."""
+    global _control, _local_size
+    dist.init_process_group(backend, store=store, rank=place.rank, world_size=place.size)
+    control = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    assert isinstance(control, dist.ProcessGroup)
+    _control, _local_size = control, place.local_size
+
+
+def leave() -> None:
+    """Part from the others when all have come here."""
+    global _control, _local_size
+    wait()
+    _control, _local_size = None, 1
+    dist.destroy_process_group()
 
 
 def size() -> int:
@@ -49,7 +62,7 @@ def rank() -> int:
 
 def local_size() -> int:
     """Number of them on this machine, which share its cores."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", size())) if dist.is_initialized() else 1
+    return _local_size
 
 
 def rows(batch: int) -> slice:
@@ -140,87 +153,3 @@ def need_equal(value: str, what: str) -> None:
                 f"processes 0 and {other} do not agree on {what}",
                 "give all of them the same schedule, options and data",
             )
-
-
-@contextmanager
-def processes() -> Iterator[None]:
-    """Join the other processes that a launcher started.
-
-    Of the errors that end them the first one leaves this context; the other processes end without
-    a word, with the exit status of their own error.
-
-    Raises:
-        UsageError: there is no GPU for this process.
-        RunFailedError: the others cannot be reached, or one of them was lost.
-    """
-    try:
-        store = _join()
-    except (RuntimeError, ValueError, KeyError) as error:
-        raise RunFailedError(f"cannot join the other processes: {_first_line(error)}") from error
-    try:
-        yield
-    except (Exception, KeyboardInterrupt) as error:
-        status = error.exit_code if isinstance(error, FastclError) else 1
-        status = 130 if isinstance(error, KeyboardInterrupt) else status
-        if not _speaks(store, status):
-            raise SystemExit(status) from None
-        if _is_loss(error):
-            closed = _CLOSED in str(error)
-            raise RunFailedError(
-                f"another of the {size()} processes "
-                + ("ended without a word" if closed else f"was lost: {_first_line(error)}"),
-                "see what ended it (often memory), then `--resume auto`",
-            ) from error
-        raise
-    _leave()
-
-
-def _join() -> Any:
-    """Connect to the others; returns the store that all of them share."""
-    global _control
-    backend = "gloo"
-    if torch.cuda.is_available():
-        device, devices = int(os.environ["LOCAL_RANK"]), torch.cuda.device_count()
-        if device >= devices:
-            raise UsageError(
-                f"{local_size()} processes on this machine, which has {devices} GPUs",
-                f"start {devices}",
-            )
-        torch.cuda.set_device(device)
-        backend = "nccl"
-    store, own, count = next(iter(rendezvous("env://")))
-    dist.init_process_group(backend, store=store, rank=own, world_size=count)
-    control = dist.new_group(backend="gloo", timeout=_PATIENCE)
-    assert isinstance(control, dist.ProcessGroup)
-    _control = control
-    return store
-
-
-def _leave() -> None:
-    global _control
-    wait()
-    _control = None
-    dist.destroy_process_group()
-
-
-def _speaks(store: Any, status: int) -> bool:
-    """Whether this process is the first to end with an error, and so the one to report it."""
-    try:
-        first: bool = store.add("fastcl/errors", 1) == 1
-    except RuntimeError:  # the store has gone with the process that kept it, which has spoken
-        return False
-    if first and STATUS_FILE in os.environ:
-        Path(os.environ[STATUS_FILE]).write_text(str(status))
-    return first
-
-
-def _is_loss(error: BaseException) -> bool:
-    """Whether an error says that a connection to another process broke."""
-    return isinstance(error, dist.DistError) or (
-        isinstance(error, RuntimeError)
-        and any(word in str(error) for word in ("gloo", "NCCL", _CLOSED))
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

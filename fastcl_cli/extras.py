@@ -43,13 +43,6 @@ def need_extra(extra: str, *modules: str) -> None:
         )
 
 
-def launched() -> int | None:
-    """Number of processes that torchrun, or a launcher like it, started; None where none did."""
-    if "RANK" not in os.environ or "WORLD_SIZE" not in os.environ:
-        return None
-    return int(os.environ["WORLD_SIZE"])
-
-
 def available_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0))

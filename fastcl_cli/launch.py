@@ -16,8 +16,8 @@ from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from fastcl_cli.distributed import STATUS_FILE
 from fastcl_cli.errors import RunFailedError, UsageError
+from fastcl_cli.joining import STATUS_FILE
 
 _GRACE_S = 600
 """How long the processes may take, once told to stop, to finish a step and to save."""
@@ -60,10 +60,9 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         except ChildFailedError as error:
             if status.exists():
                 return int(status.read_text())
-            rank, failure = error.get_first_failure()
+            rank, code = min(((r, f.exitcode) for r, f in error.failures.items()), key=_cause)
             raise RunFailedError(
-                f"process {rank} of {processes} ended without a word, "
-                f"with {_ending(failure.exitcode)}",
+                f"process {rank} of {processes} {_ending(code)}",
                 "see what ended it (often memory), then `--resume auto`",
             ) from error
         except SignalException as stop:
@@ -77,5 +76,14 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     return 0
 
 
+def _cause(ended: tuple[int, int]) -> tuple[bool, bool, int]:
+    """Orders ranks and exit statuses: the first is why the others ended. Those fail because they
+    lost it, or the agent sent them SIGTERM."""
+    rank, code = ended
+    return code == -signal.SIGTERM, code >= 0, rank
+
+
 def _ending(code: int) -> str:
-    return f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+    if code < 0:
+        return f"was killed by {signal.Signals(-code).name}"
+    return f"ended without a word, with exit status {code}"

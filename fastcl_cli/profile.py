@@ -78,7 +78,8 @@ class Recipe:
 
     ``clip`` is whether gradients are clipped; ``blur`` and ``solarize`` are the probabilities of
     the first global view, the second one and the local ones; ``decode`` is the side of the decoded
-    square in pixels, None in a schedule that leaves it to the data.
+    square in pixels, None in a schedule that leaves it to the data; ``accumulate`` is in how many
+    parts the images went (older profiles: one).
     """
 
     drop_path: float
@@ -88,6 +89,7 @@ class Recipe:
     blur: tuple[float, ...]
     solarize: tuple[float, ...]
     decode: int | None
+    accumulate: int = 1
 
     @classmethod
     def of(cls, config: RunConfig) -> Recipe:
@@ -100,6 +102,7 @@ class Recipe:
             views.blur,
             views.solarize,
             config.decode,
+            config.accumulate,
         )
 
 

@@ -152,6 +152,7 @@ def _recipe(fields: Fields) -> Recipe:
         blur=tuple(blur.number(name, 0, 1) for name in blur.names()),
         solarize=tuple(solarize.number(name, 0, 1) for name in solarize.names()),
         decode=None if fields.null("decode") else fields.whole("decode"),
+        accumulate=fields.whole("accumulate") if "accumulate" in fields.names() else 1,
     )
 
 

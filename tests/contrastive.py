@@ -64,17 +64,19 @@ SETTINGS = {
 }
 
 
-def batch(setting: Setting, sides: Sequence[int], targets: int, seed: int) -> list[View]:
-    """Views of six images with these sides; the first ``targets`` are seen by the target too."""
+def batch(
+    setting: Setting, sides: Sequence[int], targets: int, seed: int, images: int = 6
+) -> list[View]:
+    """Views of images with these sides; the first ``targets`` are seen by the target too."""
     g = torch.Generator().manual_seed(seed)
     views = []
     for index, side in enumerate(sides):
         grid = side // setting.online_patch
-        kept = draw_kept_tokens(6, grid**2, max(1, grid**2 // 2), g) if setting.drop else None
-        pixels = torch.randn(6, 3, side, side, dtype=torch.float64, generator=g)
+        kept = draw_kept_tokens(images, grid**2, max(1, grid**2 // 2), g) if setting.drop else None
+        pixels = torch.randn(images, 3, side, side, dtype=torch.float64, generator=g)
         paths = None
         if setting.drop_path:
-            paths = draw_paths(6, DEPTH, setting.drop_path, g).double()
+            paths = draw_paths(images, DEPTH, setting.drop_path, g).double()
         target = (setting.target_patch, None) if index < targets else None
         views.append(View(pixels, (setting.online_patch, kept), target, paths))
     return views

@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +27,17 @@ from test_moco import VALUES as MOCO_VALUES
 from test_run import CLOCK, STEPS, cli, metrics, run, wait_for_step
 from test_simclr import VALUES as SIMCLR_VALUES
 from test_simclr import simclr
-from tiny import IMAGE, exact, moco
+from tiny import IMAGE, exact, moco, spec
 from torch import Tensor, nn
 
 from fastcl_cli import distributed
+from fastcl_cli.checkpoint import RunHeader, load_run, save_run
 from fastcl_cli.data.loader import Decoded, DecodedLoader
 from fastcl_cli.data.source import open_split
-from fastcl_cli.errors import ConfigError, DataError
+from fastcl_cli.errors import ConfigError, DataError, FastclError
 from fastcl_cli.gradient_error.paired import PairedGradients, measure
+from fastcl_cli.joining import processes
+from fastcl_cli.launchers import Place
 from fastcl_cli.methods.base import Input, Method
 from fastcl_cli.methods.build import build_method
 from fastcl_cli.model.norm import GlobalBatchNorm
@@ -53,16 +58,19 @@ METHODS: dict[str, tuple[Callable[[], Method], Any, tuple[int, ...], int, float 
     "dino": (lambda: dino(norm_last_layer=False), DINO_VALUES, (IMAGE, IMAGE, 8, 8), 2, 0.05),
     "dino, head_norm": (lambda: dino(head_norm=True), DINO_VALUES, (IMAGE, IMAGE, 8, 8), 2, 0.05),
 }
+PATHS = Setting(4, 4, True, drop_path=0.5)
+PARTS = "in parts"
 CASES = {
     **{f"{m}, {s}": (m, SETTINGS[s], torch.float64) for m in METHODS for s in SETTINGS},
-    "dino, drop_path": ("dino", Setting(4, 4, True, drop_path=0.5), torch.float64),
+    "dino, drop_path": ("dino", PATHS, torch.float64),
+    **{f"{m}, {PARTS}": (m, PATHS, torch.float64) for m in METHODS},
     **{f"{m}, float32": (m, SETTINGS["drop+patch"], torch.float32) for m in METHODS},
 }
 
 
 def own_rows(views: list[View], encoder: str, dtype: torch.dtype) -> list[Input]:
     """This process's rows of the views that an encoder sees."""
-    rows = distributed.rows(6)
+    rows = distributed.rows(len(views[0].pixels))
     seen = [x for view in views if (x := view.input(encoder)) is not None]
     return [
         Input(
@@ -74,23 +82,15 @@ def own_rows(views: list[View], encoder: str, dtype: torch.dtype) -> list[Input]
     ]
 
 
-def train(case: str) -> Results:
+def train(case: str, *, whole: bool = False) -> Results:
     """Two updates: losses, gradients, and all that the method holds afterwards."""
     name, setting, dtype = CASES[case]
     build, values, sides, targets, clip = METHODS[name]
     method = build().to(dtype)
+    if case.endswith(PARTS) and not whole:
+        method.parts = 5 if distributed.size() == 1 else 3  # of unequal numbers of images
     data = [batch(setting, sides, targets, seed) for seed in (5, 6)]
-    trainer = Trainer(
-        method,
-        build_optimizer(method, BETAS),
-        type("Fixed", (), {"at": lambda self, step: values[step]})(),
-        lambda step, segment, batch: (  # type: ignore[arg-type]
-            own_rows(data[step], "online", dtype),
-            own_rows(data[step], "target", dtype),
-        ),
-        Device(torch.device("cpu"), "float32", 1),
-        clip,
-    )
+    trainer = make_trainer(method, values, data, clip)
     out: Results = {}
     for step in range(2):
         result = trainer.step(step, None, None)  # type: ignore[arg-type]
@@ -100,6 +100,84 @@ def train(case: str) -> Results:
             if p.grad is not None:
                 out[f"{case}/step {step}/gradient/{parameter}"] = p.grad.clone()
     return out | {f"{case}/state/{k}": v.clone() for k, v in method.state_dict().items()}
+
+
+def make_trainer(
+    method: Method, values: Any, data: list[list[View]], clip: float | None
+) -> Trainer:
+    """One that trains on the rows of ``data`` that are this process's."""
+    dtype = next(method.parameters()).dtype
+    return Trainer(
+        method,
+        build_optimizer(method, BETAS),
+        type("Fixed", (), {"at": lambda self, step: values[step % 2]})(),
+        lambda step, segment, batch: (  # type: ignore[arg-type]
+            own_rows(data[step], "online", dtype),
+            own_rows(data[step], "target", dtype),
+        ),
+        Device(torch.device("cpu"), "float32", 1),
+        clip,
+    )
+
+
+PHASES = [(Setting(8, 8, True, drop_path=0.5), 12)] * 2 + [(Setting(4, 4, True), 8)] * 3
+CHANGE = 3
+"""Updates after which other processes go on from a checkpoint."""
+
+
+def through(first: int, stop: int, out: Path) -> Results:
+    """Every method through two phases with a batch of their own, updates ``first`` to ``stop``,
+    from a checkpoint to a checkpoint; also each step's loss and gradient norm."""
+    results: Results = {}
+    for name, (build, values, sides, targets, clip) in METHODS.items():
+        method = build().double()
+        data = [batch(s, sides, targets, 5 + i, images) for i, (s, images) in enumerate(PHASES)]
+        trainer = make_trainer(method, values, data, clip)
+        path = out / f"{name}.safetensors"
+        if first > 0:
+            load_run(path, method, trainer.optimizer)
+        for step in range(first, stop):
+            result = trainer.step(step, None, None)  # type: ignore[arg-type]
+            figures = [result.loss, result.gradient_norm]
+            results[f"{name}/step {step}"] = torch.tensor(figures, dtype=torch.float64)
+        results |= {f"{name}/{k}": v.clone() for k, v in method.state_dict().items()}
+        for parameter, p in method.trained().items():
+            if p.grad is not None:
+                results[f"{name}/gradient/{parameter}"] = p.grad.clone()
+        if distributed.rank() == 0:
+            header = RunHeader(stop, "", {}, "", "", {}, {}, {})
+            save_run(path, method, trainer.optimizer, spec(), header)
+    return results
+
+
+def begin(place: Place, out: Path) -> None:
+    with processes(place):
+        save_file(through(0, CHANGE, out), out / f"begun {place.rank}")
+
+
+def go_on(place: Place, out: Path) -> None:
+    with processes(place):
+        save_file(through(CHANGE, len(PHASES), out), out / f"gone on {place.rank}")
+
+
+def test_four_processes_then_two_equal_one(tmp_path: Path) -> None:
+    """Losses and all that is learned, over a change of phase and a resume, in float64."""
+    assert start(begin, 4, tmp_path) == [0] * 4
+    assert start(go_on, 2, tmp_path) == [0] * 2
+    (tmp_path / "alone").mkdir()
+    for name, size, (first, stop) in (
+        ("begun", 4, (0, CHANGE)),
+        ("gone on", 2, (CHANGE, len(PHASES))),
+    ):
+        alone = through(first, stop, tmp_path / "alone")
+        parts = [load_file(tmp_path / f"{name} {rank}") for rank in range(size)]
+        for key, expected in alone.items():
+            assert all(torch.equal(part[key], parts[0][key]) for part in parts), key
+            method, _, parameter = key.partition("/")
+            gradient = alone.get(f"{method}/gradient/{parameter.partition('.')[2]}")
+            zero = gradient is not None and gradient.abs().max() < ZERO
+            off = (parts[0][key] - expected).abs().max()
+            assert off <= (1e-8 if zero else 1e-10), (name, key, float(off))
 
 
 UNEVEN = (slice(0, 3), slice(3, 10))
@@ -193,41 +271,73 @@ def all_of_it() -> Results:
     return out | normalise() | gather() | separate_norms() | paired()
 
 
-def work(rank: int, ports: tuple[int, int], out: Path) -> None:
+def work(place: Place, out: Path) -> None:
+    with processes(place):
+        save_file(all_of_it(), out / str(place.rank))
+
+
+def fail(place: Place, out: Path) -> None:
+    with processes(place):
+        if place.rank == 1:
+            raise DataError("image 7 is damaged")
+        distributed.wait()
+
+
+def be_killed(place: Place, out: Path) -> None:
+    with processes(place):
+        if place.rank == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        distributed.wait()
+
+
+def miss_others(place: Place, out: Path) -> None:
+    os.environ["FASTCL_JOIN_TIMEOUT"] = "2"
+    with processes(replace(place, size=place.size + 2, hosts=("host0", "host1", "host9"))):
+        pass
+
+
+def wait_unreached(place: Place, out: Path) -> None:
+    """The second process never gets to the group, as where a network lets too little through."""
+    os.environ["FASTCL_JOIN_TIMEOUT"] = "2"
+    if place.rank == 1:
+        distributed.connect = lambda *_: time.sleep(100)  # type: ignore[assignment]
+    with processes(place):
+        pass
+
+
+def tell(target: Callable[[Place, Path], None], place: Place, out: Path) -> None:
+    """Run ``target`` in a process of its own, which leaves word of its error."""
     torch.set_num_threads(1)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(PROCESSES)}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(ports[0])}
-    with distributed.processes():
-        save_file(all_of_it(), out / str(rank))
-    os.environ["MASTER_PORT"] = str(ports[1])
     try:
-        with distributed.processes():
-            if rank == 1:
-                raise DataError("image 7 is damaged")
-            distributed.wait()
-    except (DataError, SystemExit) as error:
-        (out / f"end {rank}").write_text(repr(error))
+        target(place, out)
+    except FastclError as error:
+        (out / f"{target.__name__} {place.rank}").write_text(error.message)
+        raise SystemExit(error.exit_code) from None
 
 
-def free_port() -> int:
+def start(target: Callable[[Place, Path], None], size: int, out: Path) -> list[int | None]:
+    """Run ``target`` in ``size`` processes; returns their exit statuses. They are forked from one
+    that has imported what they need, and computed nothing."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
-        return port
+    places = [Place(r, size, r, size, "127.0.0.1", port, f"host{r}") for r in range(size)]
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)  # or it cannot import this module
+    members = [context.Process(target=tell, args=(target, place, out)) for place in places]
+    for member in members:
+        member.start()
+    for member in members:
+        member.join(timeout=120)
+    return [member.exitcode for member in members]
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What each of two processes wrote."""
     out = tmp_path_factory.mktemp("together")
-    ports = (free_port(), free_port())
-    context = multiprocessing.get_context("spawn")
-    members = [context.Process(target=work, args=(r, ports, out)) for r in range(PROCESSES)]
-    for member in members:
-        member.start()
-    for member in members:
-        member.join(timeout=120)
-        assert member.exitcode == 0
+    assert start(work, PROCESSES, out) == [0] * PROCESSES
     return out
 
 
@@ -246,21 +356,44 @@ def test_gradient_errors_are_those_of_the_global_batch(together: list[Results]) 
         assert (own[0] - value).norm() <= 1e-3 * value.norm(), name
 
 
-def test_the_process_that_fails_speaks_and_the_others_end(written: Path) -> None:
-    assert (written / "end 1").read_text() == "DataError('image 7 is damaged')"
-    assert (written / "end 0").read_text() == "SystemExit(1)"
+@pytest.mark.parametrize(
+    ("target", "statuses", "said"),
+    [
+        (fail, [1, 2, 1], "image 7 is damaged"),
+        (be_killed, [1, -9, 1], "process 1 (on host1) of 3 ended without a word"),
+        (
+            miss_others,
+            [1, 1],
+            "processes 2-3 of 4 did not come within 2 s, no word from host9; "
+            "there are process 0 (on host0), process 1 (on host1)",
+        ),
+        (
+            wait_unreached,
+            [1, 1],
+            "within 2 s process 0 (on host0), process 1 (on host1) did not connect to all others",
+        ),
+    ],
+)
+def test_one_process_says_why_all_end(
+    target: Callable[[Place, Path], None], statuses: list[int], said: str, tmp_path: Path
+) -> None:
+    assert start(target, len(statuses), tmp_path) == statuses
+    assert [path.read_text() for path in tmp_path.iterdir()] == [said]
 
 
 @pytest.mark.parametrize("case", [c for c, (_, _, dtype) in CASES.items() if dtype.itemsize == 8])
 def test_two_processes_equal_one(together: list[Results], case: str) -> None:
-    """Loss, gradients, weights, average and centre through two updates, in float64."""
-    alone = train(case)
+    """Loss, gradients, weights, average and centre through two updates, in float64. In parts, they
+    equal those of the whole batch, too."""
+    alone = train(case, whole=True)
+    parts = train(case) if case.endswith(PARTS) else alone
     for name, expected in alone.items():
         assert torch.equal(together[0][name], together[1][name]), name
         gradient = alone.get(f"{case}/step 0/gradient/{name.partition('/state/online.')[2]}")
         # AdamW makes an update of a gradient's rounding where it is zero in theory.
         zero = gradient is not None and gradient.abs().max() < ZERO
-        assert (together[0][name] - expected).abs().max() <= (1e-8 if zero else 1e-10), name
+        for other in (together[0][name], parts[name]):
+            assert (other - expected).abs().max() <= (1e-8 if zero else 1e-10), name
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -456,23 +589,12 @@ def check_equal_error(error: dict[str, Any] | None, other: dict[str, Any] | None
         assert error[name] == pytest.approx(other[name], abs=1e-2 * other["variance"])
 
 
-def test_torchrun_trains_as_one_process_does(alone: Path, tmp_path: Path) -> None:
+def test_stopped_in_four_processes_and_continued_in_two(alone: Path, tmp_path: Path) -> None:
+    """By both launchers; the whole is the run of one process."""
     schedule, out = tmp_path / "test.fcs", tmp_path / "run"
     schedule.write_text(SCHEDULE)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["-m", "fastcl_cli", "run", str(schedule), "--out", str(out), "--log-every", "1"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=180)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("done after") == 1 and ", 2 processes" in result.stdout
-    assert json.loads((out / "config.json").read_text())["processes"] == 2
-    check_equal_run(out, alone)
-
-
-def test_sigterm_saves_and_another_number_of_processes_goes_on(alone: Path, tmp_path: Path) -> None:
-    schedule, out = tmp_path / "test.fcs", tmp_path / "run"
-    schedule.write_text(SCHEDULE)
-    options = ["--out", str(out), "--log-every", "1", "--save-every", "100"]
-    process = cli("run", str(schedule), "--gpus", "2", *options)
+    options = ["run", str(schedule), "--out", str(out), "--log-every", "1"]
+    process = cli(*options, "--gpus", "4", "--save-every", "100")
     wait_for_step(process, out, 3)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)
@@ -481,5 +603,24 @@ def test_sigterm_saves_and_another_number_of_processes_goes_on(alone: Path, tmp_
     done = len(metrics(out))
     assert 3 <= done < STEPS
     assert (out / "checkpoints" / f"step-{done:08d}.safetensors").exists()
-    run(out, SCHEDULE, resume="auto", log_every=1)
+    assert json.loads((out / "config.json").read_text())["processes"] == 4
+
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["-m", "fastcl_cli", *options, "--resume", "auto"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count("done after") == 1 and ", 2 processes" in result.stdout
     check_equal_run(out, alone)
+
+
+def test_the_launcher_names_the_process_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "test.fcs").write_text(SCHEDULE)
+    process = cli("run", str(tmp_path / "test.fcs"), "--gpus", "2", "--out", str(tmp_path / "run"))
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    while process.poll() is None and len(started := children.read_text().split()) < 2:
+        time.sleep(0.02)
+    os.kill(int(started[1]), signal.SIGKILL)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert stderr.startswith("error: process 1 of 2 was killed by SIGKILL\nhelp: ")
+    assert stderr.count("\n") == 2

@@ -18,16 +18,17 @@ HEAVY = (
 )  # fmt: skip
 SCHEDULE_HALF = (
     "__init__ __main__ errors events units plan cost config estimate devices vit_table "
-    "files extras json_fields run_files profile profile_file clocks"
+    "files extras launchers json_fields run_files profile profile_file clocks"
 )
 TENSOR_HALF = ("compression", "model", "methods", "data")
 SCHEDULE_MODULES = ("schedule", "plan", "cost", "estimate")
 
 LINES = (
-    "errors rng files extras json_fields run_files",
+    "errors rng files extras launchers json_fields run_files",
     "config units",
     "vit_table devices plan cost schedule profile profile_file clocks estimate events",
-    "distributed launch",
+    "distributed",
+    "roll joining launch",
     "compression",
     "model",
     "data methods",

@@ -44,7 +44,7 @@ def play(names: Sequence[LoggerName], first: int, last: int) -> list[str]:
     """
     folder = RunFolder(Path("out"))
     if first == 0:
-        folder.create(overwrite=True)
+        folder.create()
         folder.write_description("", {"seed": 0}, PLAN.to_json())
     folder.truncate(first)
     said: list[str] = []
@@ -160,7 +160,7 @@ def test_tensorboard_shows_one_series_of_a_run_stopped_twice(cli: Cli) -> None:
     assert list(tensorboard()) == list(range(1, PLAN.steps + 1))
     assert {"loss", "online/tokens", "grad_error/interval/bias2/1"} <= tensorboard()[9].keys()
     # What loggers wrote belongs to the run.
-    RunFolder(Path("out")).create(overwrite=True)
+    RunFolder(Path("out")).create()
     assert not Path("out/tensorboard").exists()
 
 

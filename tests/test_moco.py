@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import reference as ref
 import torch
-from contrastive import SETTINGS, Setting, View, batch, check_updates
+from contrastive import SETTINGS, Setting, View, batch, check_updates, inputs
 from tiny import BASE, DEPTH, HEADS, IMAGE, WIDTH, T, exact, moco, spec
 from torch import Tensor
 
@@ -101,3 +102,37 @@ def test_initial_weights_are_a_function_of_the_seed() -> None:
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(first[k], again[k]) for k in first)
     assert not torch.equal(first["blocks.0.attn.qkv.weight"], other["blocks.0.attn.qkv.weight"])
+
+
+def test_in_parts_no_part_is_kept() -> None:
+    """The backbones see a third of the rows at a time; the online one sees each twice, the second
+    time for its gradient."""
+    seen: dict[str, list[int]] = {"online": [], "target": []}
+    method = moco()
+    for name, network in (("online", method.online), ("target", method.target)):
+        assert network is not None
+        network["backbone"].register_forward_pre_hook(
+            lambda module, given, name=name: seen[name].append(len(given[0]))  # type: ignore[misc]
+        )
+    views = batch(SETTINGS["drop"], (IMAGE, IMAGE), 2, 5)
+    online, target = (
+        [replace(x, pixels=x.pixels.float()) for x in inputs(views, side)]
+        for side in ("online", "target")
+    )
+    saved = 0
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        nonlocal saved
+        saved += tensor.numel()
+        return tensor
+
+    counts = []
+    for parts in (1, 3):
+        method.parts, saved = parts, 0
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            loss = method.loss(online, target, 0.0).value
+        counts.append(saved)
+    assert counts[1] < 0.3 * counts[0]
+    assert seen == {"online": [12, 4, 4, 4], "target": [12, 4, 4, 4]}
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert seen == {"online": [12, 4, 4, 4, 4, 4, 4], "target": [12, 4, 4, 4]}

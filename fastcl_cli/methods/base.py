@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fastcl_cli.model.vit import Encoder
 
@@ -29,6 +30,14 @@ class Input:
     def shape(self) -> tuple[int, int]:
         """Side in pixels and number of tokens kept (0 for all): equal shapes can share a batch."""
         return self.pixels.shape[-1], 0 if self.kept is None else self.kept.shape[1]
+
+    def split(self, parts: int) -> list[Input]:
+        """At most so many inputs of nearly equal numbers of images, in order."""
+        pixels = self.pixels.chunk(parts)
+        nothing = [None] * len(pixels)
+        kept = nothing if self.kept is None else self.kept.chunk(parts)
+        paths = nothing if self.paths is None else self.paths.chunk(parts, dim=2)
+        return [Input(*each) for each in zip(pixels, kept, paths, strict=True)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +71,14 @@ class Method(nn.Module, ABC):
     Attributes:
         online: everything that gets gradients; ``online.backbone`` is the `Encoder`.
         target: the momentum copy of what the target needs, or None.
+        parts: in how many parts, one after the other, images go through the backbones (`encode`).
         momentum_lead: the target is averaged after the update of step s with the momentum of step
             s + ``momentum_lead``; see the methods for why.
     """
 
     online: nn.ModuleDict
     target: nn.ModuleDict | None
+    parts: int = 1
     momentum_lead: int = 0
 
     @abstractmethod
@@ -108,11 +119,16 @@ class Method(nn.Module, ABC):
         return backbone
 
 
-def encode(network: nn.Module, views: Sequence[Input]) -> list[Tensor]:
+def encode(network: nn.Module, views: Sequence[Input], parts: int = 1) -> list[Tensor]:
     """Features of each view, running views of equal shape through the network as one batch.
 
     Valid for backbones only: their layer norms treat each image alone, whereas a head's batch norm
     would mix the statistics of the views.
+
+    In several ``parts`` the batch goes through one after the other, and none keeps its activations:
+    the backward pass computes a part's again when it comes to it. Heads and loss see all features
+    at once all the same, so negatives, batch norms and centre are those of the whole batch, and
+    so is the gradient.
 
     Returns:
         one (B, D) tensor for each view, in order.
@@ -125,9 +141,21 @@ def encode(network: nn.Module, views: Sequence[Input]) -> list[Tensor]:
         pixels = torch.cat([views[i].pixels for i in members])
         kept = [kept for i in members if (kept := views[i].kept) is not None]
         paths = [paths for i in members if (paths := views[i].paths) is not None]
-        output = network(
+        whole = Input(
             pixels, torch.cat(kept) if kept else None, torch.cat(paths, dim=2) if paths else None
         )
+        output = torch.cat([_encode_part(network, part, parts > 1) for part in whole.split(parts)])
         for index, part in zip(members, output.chunk(len(members)), strict=True):
             features[index] = part
     return features
+
+
+def _encode_part(network: nn.Module, part: Input, again: bool) -> Tensor:
+    arguments = (part.pixels, part.kept, part.paths)
+    # Nothing in a forward pass is drawn, so the second one is the first.
+    output: Tensor = (
+        checkpoint(network, *arguments, use_reentrant=False, preserve_rng_state=False)
+        if again and torch.is_grad_enabled()
+        else network(*arguments)
+    )
+    return output

@@ -55,18 +55,24 @@ def build_method(config: RunConfig, seed: int) -> Method:
     backbone.vit.patch_embed.requires_grad_(not config.freeze_patch)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed(seed, "initial heads", 0))
-        if config.method == "moco":
-            return MoCo(backbone, config.head, config.temperature)
-        if config.method == "simclr":
-            return SimCLR(backbone, config.head, config.temperature)
-        assert config.teacher_temperature is not None
-        return DINO(
-            backbone,
-            config.head,
-            config.head_norm,
-            config.temperature,
-            config.teacher_temperature,
-            config.center_momentum,
-            config.freeze_last_layer,
-            config.norm_last_layer,
-        )
+        method = _on_top(backbone, config)
+    method.parts = config.accumulate
+    return method
+
+
+def _on_top(backbone: Encoder, config: RunConfig) -> Method:
+    if config.method == "moco":
+        return MoCo(backbone, config.head, config.temperature)
+    if config.method == "simclr":
+        return SimCLR(backbone, config.head, config.temperature)
+    assert config.teacher_temperature is not None
+    return DINO(
+        backbone,
+        config.head,
+        config.head_norm,
+        config.temperature,
+        config.teacher_temperature,
+        config.center_momentum,
+        config.freeze_last_layer,
+        config.norm_last_layer,
+    )

@@ -157,11 +157,11 @@ class DINO(Method):
 
     def loss(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
         student_head, teacher_head = self._heads
-        features = encode(self.online["backbone"], online)
+        features = encode(self.online["backbone"], online, self.parts)
         student = project(student_head, features)
         with torch.no_grad():
             assert self.target is not None
-            z = project(teacher_head, encode(self.target["backbone"], target))
+            z = project(teacher_head, encode(self.target["backbone"], target, self.parts))
             logits = (z @ teacher_head.prototypes.T).to(z.dtype)
             temperature = self.teacher_temperature.at(int(epochs))
             teacher = ((logits - self.center) / temperature).softmax(dim=2)

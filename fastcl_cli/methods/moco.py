@@ -70,10 +70,10 @@ class MoCo(Method):
 
     def loss(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
         """contrast(q1, k2) + contrast(q2, k1): a query's positive is the other view's key."""
-        features = encode(self.online["backbone"], online)
+        features = encode(self.online["backbone"], online, self.parts)
         queries = [self._query(x) for x in features]
         with torch.no_grad():
-            keys = [self._key(x) for x in encode(self._target["backbone"], target)]
+            keys = [self._key(x) for x in encode(self._target["backbone"], target, self.parts)]
         (q1, q2), (k1, k2) = queries, keys
         with torch.autocast(q1.device.type, enabled=False):
             value = contrast(q1, k2, self.temperature) + contrast(q2, k1, self.temperature)

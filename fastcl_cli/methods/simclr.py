@@ -57,7 +57,7 @@ class SimCLR(Method):
         self.target = None
 
     def loss(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
-        features = encode(self.online["backbone"], online)
+        features = encode(self.online["backbone"], online, self.parts)
         first, second = (self.online["projector"](x) for x in features)
         with torch.autocast(first.device.type, enabled=False):
             value = nt_xent(first, second, self.temperature)

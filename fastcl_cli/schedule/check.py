@@ -226,6 +226,7 @@ def build_config(
         images=count,
         images_source=source,  # type: ignore[arg-type]
         batch=v["batch"],
+        accumulate=v["accumulate"],
         lr=v["lr"],
         decay=v["decay"],
         warmup=v["warmup"],

@@ -109,6 +109,14 @@ _SPECS = (
         "images of a step over all devices; a phase may have its own",
     ),
     SettingSpec(
+        "accumulate",
+        "N",
+        read.whole(1, 10**6),
+        _all("1"),
+        "parts in which a device's images go through the backbone, to need less memory: the same "
+        "gradient of the whole batch for one more forward pass",
+    ),
+    SettingSpec(
         "lr",
         "X [per N]",
         read.read_lr,

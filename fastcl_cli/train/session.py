@@ -369,8 +369,8 @@ class Session:
 
     def _header(self, step: int) -> RunHeader:
         # Where the images lie may change between two halves of a run; what they are may not.
-        # What is measured beside it changes nothing in it.
-        free = ("data", "val", "knn", "gradient_error")
+        # What is measured beside it changes nothing in it, nor does what saves memory.
+        free = ("data", "val", "knn", "gradient_error", "accumulate")
         config = {k: v for k, v in self.config.to_json().items() if k not in free}
         config["seed"] = self._request.seed
         schedule = self._request.schedule.text

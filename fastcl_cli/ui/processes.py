@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
 from fastcl_cli.errors import RequeueError, UsageError
-from fastcl_cli.extras import launched, need_train
+from fastcl_cli.extras import need_train
+from fastcl_cli.launchers import place
 
 
 def must_launch(gpus: int | None, schedule: str) -> bool:
@@ -17,11 +19,11 @@ def must_launch(gpus: int | None, schedule: str) -> bool:
     Raises:
         UsageError: a launcher has started another number, or they could not all read ``schedule``.
     """
-    already = launched()
-    if gpus is not None and already is not None and already != gpus:
+    already = place()
+    if gpus is not None and already is not None and already.size != gpus:
         raise UsageError(
-            f"--gpus {gpus}, but a launcher has started {already} processes",
-            "leave --gpus out under torchrun",
+            f"--gpus {gpus}, but a launcher has started {already.size} processes",
+            "leave --gpus out under torchrun and srun",
         )
     must = already is None and gpus is not None and gpus > 1
     if must and schedule == "-":
@@ -31,12 +33,15 @@ def must_launch(gpus: int | None, schedule: str) -> bool:
 
 def processes() -> AbstractContextManager[None]:
     """Joins the other processes, if there are any."""
-    if (launched() or 1) == 1:
+    own = place()
+    if own is None or own.size == 1:
         return nullcontext()
     need_train()
-    from fastcl_cli import distributed
+    # torch's own account of a connection that breaks is a page, beside the line that says it.
+    os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
+    from fastcl_cli import joining
 
-    return distributed.processes()
+    return joining.processes(own)
 
 
 @contextmanager
