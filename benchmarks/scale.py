@@ -87,6 +87,7 @@ def measure(small: Path, path: Path) -> dict[str, float]:
 
 def lines_per_second(folder: Path, lines: int) -> float:
     run = RunFolder(folder)
+    run.path.mkdir(parents=True)
     run.create()
     line = {f"figure {i}": i / 7 for i in range(30)}
     since = time.perf_counter()

@@ -44,6 +44,7 @@ def play(names: Sequence[LoggerName], first: int, last: int) -> list[str]:
     """
     folder = RunFolder(Path("out"))
     if first == 0:
+        folder.path.mkdir(exist_ok=True)
         folder.create()
         folder.write_description("", {"seed": 0}, PLAN.to_json())
     folder.truncate(first)
@@ -160,6 +161,7 @@ def test_tensorboard_shows_one_series_of_a_run_stopped_twice(cli: Cli) -> None:
     assert list(tensorboard()) == list(range(1, PLAN.steps + 1))
     assert {"loss", "online/tokens", "grad_error/interval/bias2/1"} <= tensorboard()[9].keys()
     # What loggers wrote belongs to the run.
+    Path("out").mkdir()
     RunFolder(Path("out")).create()
     assert not Path("out/tensorboard").exists()
 
