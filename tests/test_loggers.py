@@ -161,7 +161,6 @@ def test_tensorboard_shows_one_series_of_a_run_stopped_twice(cli: Cli) -> None:
     assert list(tensorboard()) == list(range(1, PLAN.steps + 1))
     assert {"loss", "online/tokens", "grad_error/interval/bias2/1"} <= tensorboard()[9].keys()
     # What loggers wrote belongs to the run.
-    Path("out").mkdir()
     RunFolder(Path("out")).create()
     assert not Path("out/tensorboard").exists()
 
