@@ -88,6 +88,11 @@ def is_hardware(gpu: str) -> Callable[[str], bool]:
     )
 
 
+def known_device(hardware: str) -> Device | None:
+    """The device of the table that a product's full name tells of, or None."""
+    return _match(hardware)
+
+
 def _key(name: str) -> str:
     return name.lower().replace(" ", "").replace("-", "")
 

@@ -34,7 +34,9 @@ steps 8-20: full batch 8;
 """
 SIDE = 18
 OPTIONS = ["--save-every", "3", "--log-every", "1", "--ui", "plain", "--resume", "auto"]
-CLOCK = {"images_per_s", "step_s", "data_wait_s", "grad_error_s"}
+CLOCK = {
+    "images_per_s", "step_s", "data_wait_s", "grad_error_s", "tflops", "mfu", "memory",
+}  # fmt: skip
 TOO_LONG_S = 600.0
 
 

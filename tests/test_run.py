@@ -32,7 +32,9 @@ epochs 0-2: drop 0.5 patch 16;
 epochs 2-3: drop 0.25 batch 100;
 """
 STEPS = 7 + 7 + 10
-CLOCK = {"images_per_s", "step_s", "data_wait_s", "knn_s", "grad_error_s"}
+CLOCK = {
+    "images_per_s", "step_s", "data_wait_s", "knn_s", "grad_error_s", "tflops", "mfu", "memory",
+}  # fmt: skip
 
 
 def run(out: Path, text: str = SCHEDULE, **options: Any) -> list[Event]:

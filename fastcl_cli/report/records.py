@@ -18,7 +18,7 @@ FIGURES = ("bias2", "variance", "ca_mse")
 _NEEDED = {"lr": 0.0, "images_per_s": 0.0, "data_wait_s": 0.0, "sample_cost": 0.0, "speedup": 0.0}
 _OPTIONAL = (
     "gradient_norm", "feature_std", "effective_rank", "teacher_entropy", "prototypes_used",
-    "weight_decay", "momentum", "knn_s", "grad_error_s",
+    "weight_decay", "momentum", "knn_s", "grad_error_s", "tflops", "mfu", "memory",
 )  # fmt: skip
 
 

@@ -71,6 +71,7 @@ from fastcl_cli.train.optim import build_optimizer
 from fastcl_cli.train.request import RunRequest
 from fastcl_cli.train.schedules import Schedules
 from fastcl_cli.train.step import Trainer
+from fastcl_cli.train.usage import Usage
 
 
 class _StoppedError(Exception):
@@ -120,6 +121,7 @@ class Session:
         self.folder = RunFolder(request.out)
         self._planned = self.plan
         self._meter = Meter(self.plan, {})
+        self._usage = Usage(self.config, self.device)
         self.estimates = Estimates(
             self.method,
             self.optimizer,
@@ -434,6 +436,8 @@ class Session:
         )
 
     def _log(self, metrics: dict[str, Any]) -> None:
+        segment = self.plan.at(metrics["step"] - 1)
+        metrics |= self._usage.fields(segment, metrics["images_per_s"])
         if self._leads:
             with self._writing(self.folder.metrics):
                 self.folder.append_metrics(metrics)

@@ -32,6 +32,7 @@ from fastcl_cli.ui.run_words import (
     duration,
     gradient_error,
     opening,
+    usage,
 )
 
 REDRAWS_PER_SECOND = 4
@@ -152,6 +153,9 @@ class Tui:
             f"{m['images_per_s']:,.0f} img/s, {m['step_s'] * 1000:,.0f} ms/step, "
             f"data wait {wait:.1%}",
         )
+        used = usage(m)
+        if used:
+            table.add_row("device", used)
         table.add_row(
             "cost",
             f"{m['sample_cost']:.3f} of an uncompressed image now, {m['speedup']:.2f}x so far",

@@ -78,6 +78,18 @@ def gradient_error(metrics: Mapping[str, Any]) -> str | None:
     return f"{figures} ({error['groups']} groups)"
 
 
+def usage(metrics: Mapping[str, Any]) -> str | None:
+    """What a metrics line says of the device."""
+    parts = []
+    if metrics.get("tflops") is not None:
+        parts.append(f"{metrics['tflops']:.3g} TFLOP/s")
+    if metrics.get("mfu") is not None:
+        parts.append(f"MFU {metrics['mfu']:.1%}")
+    if metrics.get("memory") is not None:
+        parts.append(f"{metrics['memory'] / 1e9:.1f} GB at most")
+    return ", ".join(parts) or None
+
+
 class Forecast:
     """Time left, following the remaining plan: what a unit of sample cost took, times what is left.
     ``plan`` may be replaced when an `auto` phase has decided.
