@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from fastcl_cli.clocks import AnalyticClock
 from fastcl_cli.config import VitShape
 from fastcl_cli.cost import encoder_flops, forward_flops, loss_flops, unit_flops, units_per_image
+from fastcl_cli.devices import DEVICES
 from fastcl_cli.model.vit import Encoder, build_vit
 from fastcl_cli.plan import Tokens
 from fastcl_cli.schedule import Loaded, compile_text
@@ -160,3 +162,17 @@ def test_patch_projection_uses_the_base_patch() -> None:
             8,
         ).online,
     )
+
+
+def test_accumulate_costs_a_forward_pass_of_the_online_backbone() -> None:
+    """Of MoCo's four passes of a view, three online, it makes five; the sample cost stays."""
+    text = "method moco; head 1 1; {}epochs 0-1: full;"
+    whole, parts = (compile_text(text.format(a)) for a in ("", "accumulate 4; "))
+    clock = AnalyticClock(DEVICES["a100"])
+    times = [
+        clock.image(item.config, item.plan.segments[0].views, 512, 1).seconds
+        for item in (whole, parts)
+    ]
+    assert times[1] / times[0] == pytest.approx(5 / 4, rel=1e-3)
+    assert parts.plan.segments[0].sample_cost == 1.0
+    assert len(clock.assumptions(parts, 1)) == len(clock.assumptions(whole, 1)) + 1

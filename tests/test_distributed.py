@@ -589,12 +589,11 @@ def check_equal_error(error: dict[str, Any] | None, other: dict[str, Any] | None
         assert error[name] == pytest.approx(other[name], abs=1e-2 * other["variance"])
 
 
-def test_stopped_in_four_processes_and_continued_in_two(alone: Path, tmp_path: Path) -> None:
-    """By both launchers; the whole is the run of one process."""
+def test_sigterm_saves_and_another_number_of_processes_goes_on(alone: Path, tmp_path: Path) -> None:
     schedule, out = tmp_path / "test.fcs", tmp_path / "run"
     schedule.write_text(SCHEDULE)
-    options = ["run", str(schedule), "--out", str(out), "--log-every", "1"]
-    process = cli(*options, "--gpus", "4", "--save-every", "100")
+    options = ["--out", str(out), "--log-every", "1", "--save-every", "100"]
+    process = cli("run", str(schedule), "--gpus", "2", *options)
     wait_for_step(process, out, 3)
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)
@@ -603,14 +602,20 @@ def test_stopped_in_four_processes_and_continued_in_two(alone: Path, tmp_path: P
     done = len(metrics(out))
     assert 3 <= done < STEPS
     assert (out / "checkpoints" / f"step-{done:08d}.safetensors").exists()
-    assert json.loads((out / "config.json").read_text())["processes"] == 4
-
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["-m", "fastcl_cli", *options, "--resume", "auto"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count("done after") == 1 and ", 2 processes" in result.stdout
+    assert json.loads((out / "config.json").read_text())["processes"] == 2
+    run(out, SCHEDULE, resume="auto", log_every=1)
     check_equal_run(out, alone)
+
+
+def test_torchrun_starts_a_run(tmp_path: Path) -> None:
+    """One process speaks. Up to the first step, all that follows being the test's above."""
+    (tmp_path / "test.fcs").write_text(SCHEDULE)
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    command += ["-m", "fastcl_cli", "run", "test.fcs", "--dry-run"]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.count(", 2 processes") == 1
+    assert not (tmp_path / "runs").exists()
 
 
 def test_the_launcher_names_the_process_that_was_killed(tmp_path: Path) -> None:
