@@ -125,6 +125,14 @@ def check_left(out: Path) -> None:
             json.loads(line)
 
 
+def holds(child: int, lock: Path) -> bool:
+    """Whether a process has the lock: a killed one leaves the file."""
+    try:
+        return lock.read_text().startswith(f"process {child} ")
+    except FileNotFoundError:
+        return False
+
+
 def strike(child: int, out: Path, kind: str, longest: float, draw: random.Random) -> int | None:
     """End a run by ``kind``: ``random`` SIGKILL, ``write`` (SIGKILL while a checkpoint is being
     written), or a signal's name; a run that ends before that is left alone.
@@ -135,7 +143,7 @@ def strike(child: int, out: Path, kind: str, longest: float, draw: random.Random
     number = signal.SIGKILL if kind in ("random", "write") else signal.Signals[kind]
     begun = time.monotonic()
     if number != signal.SIGKILL:  # before it holds its folder, it may not listen yet
-        while not (out / ".lock").exists():
+        while not holds(child, out / ".lock"):
             if (code := ended(child)) is not None:
                 return code
             time.sleep(0.001)
