@@ -367,7 +367,8 @@ def _flat(value: Mapping[str, Any], place: str) -> Iterator[tuple[str, str]]:
 _COLUMNS = {
     "loss": "{:.4f}", "lr": "{:.3e}", "images_per_s": "{:,.0f}", "step_s": "{:.4f}",
     "data_wait_s": "{:.4f}", "sample_cost": "{:.3f}", "speedup": "{:.2f}",
-    "tflops": "{:.3g}", "gradient_norm": "{:.3g}", "feature_std": "{:.3f}", "effective_rank": "{:.2f}",
+    "tflops": "{:.3g}", "gradient_norm": "{:.3g}", "feature_std": "{:.3f}",
+    "effective_rank": "{:.2f}",
 }  # fmt: skip
 _ERRORS = {"bias2": "bias²", "variance": "variance", "ca_mse": "CA-MSE"}
 
