@@ -69,3 +69,14 @@ def test_what_is_neither(
     with pytest.raises(ConfigError) as caught:
         find(name)
     assert caught.value.help.startswith(help)
+
+
+def test_a_file_wins_over_a_built_in_schedule_and_a_folder_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("moco_opt").mkdir()
+    assert find("moco_opt") == builtin_schedules()["moco_opt"]
+    Path("moco_opt").rmdir()
+    Path("moco_opt").touch()
+    assert find("moco_opt") == Path("moco_opt")

@@ -32,7 +32,8 @@ def builtin_schedules() -> dict[str, Path]:
 
 
 def find(name: str | Path) -> Path:
-    """The file that ``name`` stands for: a path, else a built-in schedule's name.
+    """The file that ``name`` stands for: a path, else a built-in schedule's name (also where a
+    folder, of a run perhaps, is called so).
 
     Raises:
         ConfigError: where it is neither, or a folder.
@@ -44,12 +45,12 @@ def find(name: str | Path) -> Path:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise ConfigError(f"{str(name)[:80]}…: cannot be read: {reason}") from None
-    if is_folder:
-        raise ConfigError(f"{name}: is a folder, not a schedule file")
-    if exists:
+    if exists and not is_folder:
         return path
     if str(name) in builtin:
         return builtin[str(name)]
+    if is_folder:
+        raise ConfigError(f"{name}: is a folder, not a schedule file")
     match = nearest(path.stem, builtin)
     help = f"built in are: {', '.join(builtin)}"
     if match is not None:
