@@ -56,7 +56,7 @@ def find_device(name: str) -> tuple[Device, str]:
     """
     key = _key(name)
     if key == "auto":
-        found = _nvidia_smi()
+        found = nvidia_smi("name")
         if found is None:
             return DEVICES[DEFAULT], "no NVIDIA device found here: assumed"
         device = _match(found)
@@ -73,7 +73,7 @@ def find_device(name: str) -> tuple[Device, str]:
 def this_hardware() -> str:
     """The name of what a run on this machine would compute on: the first NVIDIA device, else the
     processor; the same that `fastcl bench` writes into a profile."""
-    return _nvidia_smi() or processor_name()
+    return nvidia_smi("name") or processor_name()
 
 
 def is_hardware(gpu: str) -> Callable[[str], bool]:
@@ -104,14 +104,14 @@ def _match(name: str) -> Device | None:
     return next((DEVICES[word] for word in [*joined, *words] if word in DEVICES), None)
 
 
-def _nvidia_smi() -> str | None:
-    """The name of this machine's first NVIDIA device."""
+def nvidia_smi(field: str) -> str | None:
+    """What nvidia-smi says of this machine's first device (``name``, ``driver_version``, ...)."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
     try:
         result = subprocess.run(
-            [program, "--query-gpu=name", "--format=csv,noheader"],
+            [program, f"--query-gpu={field}", "--format=csv,noheader"],
             capture_output=True,
             text=True,
             timeout=5,

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
-import subprocess
 import warnings
 from pathlib import Path
 
 import torch
 
+from fastcl_cli.devices import nvidia_smi
 from fastcl_cli.doctor.finding import Finding, first_line
 from fastcl_cli.train.device import choose_device
 
@@ -92,21 +91,7 @@ def _driver() -> str | None:
             return found[1]
     except OSError:
         pass
-    program = shutil.which("nvidia-smi")
-    if program is None:
-        return None
-    try:
-        result = subprocess.run(
-            [program, "--query-gpu=driver_version", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    lines = result.stdout.split()
-    return lines[0] if lines else None
+    return nvidia_smi("driver_version")
 
 
 def _device(index: int) -> Finding:
