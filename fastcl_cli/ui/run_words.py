@@ -82,7 +82,8 @@ def usage(metrics: Mapping[str, Any]) -> str | None:
     """What a metrics line says of the device."""
     parts = []
     if metrics.get("tflops") is not None:
-        parts.append(f"{metrics['tflops']:.3g} TFLOP/s")
+        tflops = metrics["tflops"]
+        parts.append(f"{tflops:.3g} TFLOP/s" if tflops >= 1 else f"{1000 * tflops:.3g} GFLOP/s")
     if metrics.get("mfu") is not None:
         parts.append(f"MFU {metrics['mfu']:.1%}")
     if metrics.get("memory") is not None:
