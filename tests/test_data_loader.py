@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from data_photos import photos, write_beton
+from data_photos import drop_checksums, photos, write_beton
 from PIL import Image
 
 from fastcl_cli.data.beton import ALLOCATION, HEADER, Beton, open_beton
@@ -171,7 +171,9 @@ def test_a_thread_that_dies_is_an_error_with_its_cause(loader: DecodedLoader, mo
 
 
 def damage(source: Path, target: Path, index: int, how: str) -> Path:
+    """A copy that has a damaged record, and no checksum that would say so first."""
     data = bytearray(source.read_bytes())
+    drop_checksums(data)
     table_at = int(np.frombuffer(data, HEADER, 1)[0]["alloc_table_ptr"])
     row = np.frombuffer(bytes(data), ALLOCATION, IMAGES, table_at)[index]
     at, size = int(row["ptr"]), int(row["size"])
