@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from fastcl_cli.data.beton import CHECKS, HEADER
 from fastcl_cli.data.writer import BetonWriter, page_size
 
 
@@ -25,6 +26,12 @@ def squares(side: int) -> torch.Tensor:
     """The photographs squashed to squares: uint8 (4, side, side, 3)."""
     resized = [np.asarray(photo.resize((side, side), Image.Resampling.BOX)) for photo in photos()]
     return torch.from_numpy(np.stack(resized))
+
+
+def drop_checksums(data: bytearray) -> None:
+    """Make of a beton's bytes what FFCV's own tools would have written."""
+    table_at = int(np.frombuffer(data, HEADER, 1)[0]["alloc_table_ptr"])
+    data[table_at - CHECKS.itemsize : table_at] = bytes(CHECKS.itemsize)
 
 
 def write_beton(path: Path, images: int, seed: int = 0) -> Path:

@@ -8,11 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from data_photos import write_beton
+from data_photos import drop_checksums, write_beton
 
 from fastcl_cli.data.beton import (
     ALLOCATION,
-    CHECKS,
     FIELD,
     HEADER,
     IMAGE,
@@ -48,7 +47,7 @@ def edit(path: Path, change: Callable[[np.ndarray, np.ndarray, np.ndarray], None
     data = bytearray(path.read_bytes())
     head = np.frombuffer(data, HEADER, 1)
     table_at = int(head[0]["alloc_table_ptr"])
-    data[table_at - CHECKS.itemsize : table_at] = bytes(CHECKS.itemsize)
+    drop_checksums(data)
     rows = np.frombuffer(data, ROW, IMAGES, HEADER.itemsize + 2 * FIELD.itemsize)
     table = np.frombuffer(data, ALLOCATION, IMAGES, table_at)
     change(head[0:1], rows, table)

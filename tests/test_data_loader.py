@@ -12,10 +12,10 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from data_photos import photos, write_beton
+from data_photos import drop_checksums, photos, write_beton
 from PIL import Image
 
-from fastcl_cli.data.beton import ALLOCATION, CHECKS, HEADER, Beton, open_beton
+from fastcl_cli.data.beton import ALLOCATION, HEADER, Beton, open_beton
 from fastcl_cli.data.ffcv_library import load_ffcv
 from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.order import epoch_order
@@ -199,6 +199,8 @@ def test_a_thread_that_dies_is_an_error_with_its_cause(loader: DecodedLoader, mo
 def damage(source: Path, target: Path, index: int, how: str, checked: bool) -> Path:
     """A beton with a damaged image; not ``checked``, it has no checksums, as from FFCV."""
     data = bytearray(source.read_bytes())
+    if not checked:
+        drop_checksums(data)
     table_at = int(np.frombuffer(data, HEADER, 1)[0]["alloc_table_ptr"])
     row = np.frombuffer(bytes(data), ALLOCATION, IMAGES, table_at)[index]
     at, size = int(row["ptr"]), int(row["size"])
@@ -211,8 +213,6 @@ def damage(source: Path, target: Path, index: int, how: str, checked: bool) -> P
     elif how == "other size":
         frame = data.index(b"\xff\xc0", at)
         data[frame + 5 : frame + 9] = (40).to_bytes(2, "big") * 2
-    if not checked:
-        data[table_at - CHECKS.itemsize : table_at] = bytes(CHECKS.itemsize)
     target.write_bytes(bytes(data))
     return target
 
