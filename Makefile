@@ -21,6 +21,7 @@ $(READY): pyproject.toml | system
 	  || { echo "error: fastcl needs Python 3.10 or newer; $(PYTHON) is older"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) \
 	  || { echo "error: cannot make $(VENV); install venv: $(SUDO) apt-get install python3-venv"; exit 1; }
+	@echo "installing torch, timm, ffcv and what they need (some minutes, some GB)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
 	@$(BIN)/python -c 'import ffcv, torch, timm' \
 	  || { echo "error: the packages above do not import; install: $(SUDO) apt-get install $(PACKAGES)"; exit 1; }

@@ -15,6 +15,8 @@ from typing import Any, Literal
 Method = Literal["moco", "simclr", "dino"]
 METHODS: tuple[Method, ...] = ("moco", "simclr", "dino")
 
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue, on a scale from 0 to 1: what images are normalised by."""
 IMAGENET_IMAGES = 1_281_167
 """Images of ImageNet-1k's training set: assumed where neither data nor a setting says how many."""
 

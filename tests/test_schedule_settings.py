@@ -101,9 +101,6 @@ def test_how_often_a_run_is_judged_and_on_what() -> None:
     assert config("knn none;").knn is None
     c = config('knn 1.5 epochs; val "val.beton";')
     assert (c.knn, c.val) == (Duration(Fraction(3, 2), "epochs"), "val.beton")
-    assert not compile_text(PHASE).names("knn")
-    assert compile_text("knn 10%;" + PHASE).names("knn")
-    assert compile_text(PHASE, request=Request(overrides=("knn = 10%",))).names("knn")
 
 
 def test_where_the_number_of_images_is_from() -> None:

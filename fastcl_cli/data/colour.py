@@ -32,8 +32,6 @@ from torch import Tensor
 
 from fastcl_cli.data.augment import CONTRAST, HUE, SATURATION, ViewDraw
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 LUMA = (0.299, 0.587, 0.114)
 """Weights of R, G and B in a grey pixel (ITU-R BT.601)."""
 

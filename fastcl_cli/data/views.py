@@ -33,8 +33,9 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastcl_cli.config import IMAGENET_MEAN, IMAGENET_STD
 from fastcl_cli.data.augment import ViewDraw
-from fastcl_cli.data.colour import IMAGENET_MEAN, IMAGENET_STD, colour_maps
+from fastcl_cli.data.colour import colour_maps
 from fastcl_cli.data.resample import (
     Resize,
     blur_matrices,

@@ -44,7 +44,13 @@ class ProbeResult:
 
 
 def data_of_run(checkpoint: Path) -> str | None:
-    """The data that a run was trained with, if ``checkpoint`` lies in its folder."""
+    """The data that a run was trained with, if ``checkpoint`` lies in its folder.
+
+    Raises:
+        CheckpointError: there is no such file.
+    """
+    if not checkpoint.exists():
+        raise CheckpointError(f"{checkpoint}: no such file")
     for folder in (checkpoint.parent, checkpoint.parent.parent):
         try:
             described = read_json(folder / "config.json", _CONFIG_BYTES)

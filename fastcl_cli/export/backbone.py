@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastcl_cli import __version__
-from fastcl_cli.data.colour import IMAGENET_MEAN, IMAGENET_STD
+from fastcl_cli.config import IMAGENET_MEAN, IMAGENET_STD
 from fastcl_cli.evaluate.images import default_crop_ratio
 from fastcl_cli.methods.build import BackboneSpec
 from fastcl_cli.model.vit import Encoder

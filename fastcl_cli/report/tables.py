@@ -248,7 +248,8 @@ def evaluation(run: Run, key: str) -> Html:
     """How good the features were, and how that was judged."""
     judged = run.judged.items
     if not judged:
-        return element("p", "The run judged no features: it had no labelled images, or `knn none`.")
+        why = "its data held no images out, or none with labels, or `knn none`"
+        return element("p", f"The run judged no features: {why}.")
     last = judged[-1]["knn"]
     weight = f", votes weighted at temperature {last['temperature']:g}" * ("temperature" in last)
     encoder = "online" if run.described.plan.method == "simclr" else "target"

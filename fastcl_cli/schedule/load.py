@@ -88,12 +88,6 @@ class Loaded:
     plan: Plan
     request: Request = field(repr=False)
 
-    def names(self, setting: str) -> bool:
-        """Whether the file or an override has this setting, rather than its default."""
-        given = {one.name.text for one in self.schedule.settings}
-        given |= {text.partition("=")[0].strip() for text in self.request.overrides}
-        return setting in given
-
     def with_images(self, images: int) -> Loaded:
         """The same schedule for data that holds ``images`` images.
 

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from fastcl_cli import distributed
 from fastcl_cli.config import Duration, RunConfig
 from fastcl_cli.data.beton import Beton
-from fastcl_cli.data.source import names_betons, open_judging, open_split
+from fastcl_cli.data.source import open_judging, open_split
 from fastcl_cli.errors import DataError
 from fastcl_cli.evaluate.features import Features, extract
 from fastcl_cli.evaluate.images import Images, default_crop_ratio, same_classes
@@ -173,7 +173,6 @@ def open_judge(
     seed: int,
     device: Device,
     *,
-    asked: bool,
     announce: Callable[[str], None],
     progress: Callable[[int, int], None],
 ) -> Judge | None:
@@ -183,7 +182,6 @@ def open_judge(
 
     Args:
         train: the training set, whose labels vote.
-        asked: `knn` was written, so it is said in any case why there is no judge.
         announce, progress: as for `open_split`.
 
     Raises:
@@ -202,10 +200,7 @@ def open_judge(
         except DataError as error:
             if config.val is not None:
                 raise
-            # That betons hold nothing out is no news to who did not ask.
-            assert config.data is not None
-            if asked or not names_betons(config.data):
-                announce(f"no k-NN during the run: {error.message}; `val` can name other images")
+            announce(f"no k-NN during the run: {error.message}; `val` can name other images")
     if not distributed.greatest(sets is not None):
         return None
     return Judge(plan, config.knn, sets, config.image, device)

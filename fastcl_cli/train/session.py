@@ -146,7 +146,6 @@ class Session:
             self.data,
             request.seed,
             self.device,
-            asked=request.schedule.names("knn"),
             announce=self._announce,
             progress=self._packing,
         )
@@ -315,6 +314,8 @@ class Session:
                 # With --resume auto, one that was stopped before its first checkpoint.
                 folder.create()
                 self._describe()
+                if request.resume == "auto":
+                    self._announce(f"no checkpoint in {folder.path}: starting from the beginning")
             distributed.wait()
             return 0
         if request.init_from is not None:

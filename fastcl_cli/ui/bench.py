@@ -99,6 +99,8 @@ def _measure(
             )
     request = BenchRequest(loaded.config, to_measure(loaded, cells), repetitions, seconds, scratch)
     bench = Bench(request, images)
+    count, rounds = len(request.segments), request.repetitions
+    announce(f"{count} settings in {rounds} rounds of about {seconds:g} s each, after a warm-up")
     with progress_bar("measuring", leads) as progress:
         return bench.measure(announce, progress)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from fastcl_cli.config import IMAGENET_MEAN, IMAGENET_STD
 from fastcl_cli.events import Decided, RunFinished, RunStarted
 from fastcl_cli.plan import Plan, Segment
 
@@ -49,10 +50,12 @@ def opening(event: RunStarted) -> list[str]:
 
 def closing(event: RunFinished) -> list[str]:
     """The lines that say what came out, and how to use it."""
+    steps = "step" if event.step == 1 else "steps"
     return [
-        f"done after {event.step:,} steps in {duration(event.seconds)}: "
+        f"done after {event.step:,} {steps} in {duration(event.seconds)}: "
         f"{event.folder / 'backbone.safetensors'}",
         f"load it:  {event.load_line}",
+        f"          for images normalised by mean {IMAGENET_MEAN} and std {IMAGENET_STD}",
     ]
 
 
