@@ -12,7 +12,7 @@ from fastcl_cli.checkpoint import load_backbone
 from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.parts import Split
 from fastcl_cli.data.source import open_betons, open_split
-from fastcl_cli.errors import UsageError
+from fastcl_cli.errors import CheckpointError, UsageError
 from fastcl_cli.evaluate.bench import LR_PER_BATCH, Bench, Row
 from fastcl_cli.evaluate.finetune import BETAS, WARMUP, WEIGHT_DECAY, Recipe, finetune
 from fastcl_cli.evaluate.images import Progress
