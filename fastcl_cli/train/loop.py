@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol
 
@@ -27,10 +27,15 @@ from fastcl_cli.train.step import StepResult, Trainer
 
 
 class Stop:
-    """A request to stop: the signal that asked for it, or None so far."""
+    """A request to stop: the signal that asked for it, or None so far.
 
-    def __init__(self) -> None:
+    Args:
+        announce: called, in the middle of whatever goes on, with a line that says it was heard.
+    """
+
+    def __init__(self, announce: Callable[[str], None]) -> None:
         self.signal: signal.Signals | None = None
+        self._announce = announce
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -45,6 +50,8 @@ class Stop:
             self.signal = signal.Signals(number)
             if distributed.size() == 1:
                 signal.signal(signal.SIGINT, signal.default_int_handler)
+            with suppress(RuntimeError):  # it came while a line was being written
+                self._announce(f"{self.signal.name}: stopping after this step, with a checkpoint")
 
         heard = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
         before = {number: signal.signal(number, note) for number in heard}

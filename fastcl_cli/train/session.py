@@ -175,7 +175,7 @@ class Session:
             UsageError, CheckpointError: the folder, or what is in it, is not for this run.
             RunFailedError: the folder cannot be written any more, or memory is too small.
         """
-        stop = Stop()
+        stop = Stop(self._announce)
         fresh = self._request.resume == "never" and not self._request.overwrite
         held = self.folder.held(empty=fresh, announce=self._announce)
         with stop.listening(), held if self._leads else nullcontext():
