@@ -168,7 +168,7 @@ def test_the_estimate_is_of_the_setting_that_trains(whole: Path) -> None:
 
 def test_another_rule_does_not_go_on_with_a_run(whole: Path, tmp_path: Path) -> None:
     checkpoint = whole / "checkpoints" / f"step-{6:08d}.safetensors"
-    with pytest.raises(CheckpointError, match="decisions were by Greedy"):
+    with pytest.raises(CheckpointError, match="auto's policy was Greedy"):
         run(tmp_path / "run", SCHEDULE, resume=str(checkpoint))
 
 

@@ -119,7 +119,7 @@ def test_a_file_that_changes_after_it_was_opened_is_refused(folder: Path, tmp_pa
     path.write_bytes((folder / "part-0.beton").read_bytes())
     beton = open_beton(path)
     path.write_bytes((folder / "part-2.beton").read_bytes())
-    with pytest.raises(DataError, match="changed while it was being opened"):
+    with pytest.raises(DataError, match="is another file than it was before"):
         DecodedLoader(beton, 32, 1)
 
 
