@@ -193,6 +193,9 @@ def test_probe_refuses_a_cut_checkpoint(cli: Cli, beton: Path) -> None:
 
 
 def test_probe_without_data_says_what_to_give(cli: Cli) -> None:
+    code, error, _ = cli.error("probe", "x.safetensors")
+    assert code == 2 and "x.safetensors: no such file" in error
+    Path("x.safetensors").touch()
     code, error, help = cli.error("probe", "x.safetensors")
     assert code == 2 and "labelled data" in error and "--train" in help
 

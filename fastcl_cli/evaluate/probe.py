@@ -12,7 +12,7 @@ from fastcl_cli.checkpoint import load_backbone
 from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.parts import Split
 from fastcl_cli.data.source import open_betons, open_split
-from fastcl_cli.errors import CheckpointError, UsageError
+from fastcl_cli.errors import UsageError
 from fastcl_cli.evaluate.bench import LR_PER_BATCH, Bench, Row
 from fastcl_cli.evaluate.finetune import BETAS, WARMUP, WEIGHT_DECAY, Recipe, finetune
 from fastcl_cli.evaluate.images import Progress
@@ -44,13 +44,7 @@ class ProbeResult:
 
 
 def data_of_run(checkpoint: Path) -> str | None:
-    """The data that a run was trained with, if ``checkpoint`` lies in its folder.
-
-    Raises:
-        CheckpointError: there is no such file.
-    """
-    if not checkpoint.exists():
-        raise CheckpointError(f"{checkpoint}: no such file")
+    """The data that a run was trained with, if ``checkpoint`` lies in its folder."""
     for folder in (checkpoint.parent, checkpoint.parent.parent):
         try:
             described = read_json(folder / "config.json", _CONFIG_BYTES)

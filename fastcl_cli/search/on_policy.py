@@ -29,6 +29,7 @@ from fastcl_cli.search.texts import (
     trial,
 )
 from fastcl_cli.train.auto import Metric, Stages
+from fastcl_cli.train.changes import ChangedRunError
 from fastcl_cli.train.request import RunRequest
 from fastcl_cli.train.session import Session
 from fastcl_cli.units import Budget
@@ -97,6 +98,9 @@ def search(request: SearchRequest, emit: Emit) -> SearchResult:
     session = open_search(request, emit)
     try:
         session.train()
+    except ChangedRunError as error:
+        help = "search on with the options that it was started with, or again with `--overwrite`"
+        raise ChangedRunError(error.message, help, error.details) from None
     except (RequeueError, InterruptError) as error:
         raise type(error)(
             error.message, "go on with the same command and `--resume auto`"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from fastcl_cli.errors import CheckpointError
 from fastcl_cli.evaluate.settings import settings_of
 from fastcl_cli.extras import need_train
 from fastcl_cli.ui.console import stderr, stdout
@@ -30,6 +31,8 @@ def run(
 ) -> None:
     """Judge a checkpoint and print the rows; ``given`` as for `settings_of`."""
     settings = settings_of(given)
+    if not checkpoint.exists():
+        raise CheckpointError(f"{checkpoint}: no such file", "name a backbone or a checkpoint")
     need_train()
     from fastcl_cli.evaluate.probe import data_of_run, open_probe_data, probe
 
