@@ -78,7 +78,8 @@ def gradient_error(metrics: Mapping[str, Any]) -> str | None:
     else:
         figures = ", ".join(f"{word} {relative[name]:.2g}" for name, word in names.items())
         figures += " of ‖g‖²"
-    return f"{figures} ({error['groups']} groups)"
+    groups = error["groups"]
+    return f"{figures} ({groups} group{'' if groups == 1 else 's'})"
 
 
 def usage(metrics: Mapping[str, Any]) -> str | None:
