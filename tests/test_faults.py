@@ -410,6 +410,8 @@ def test_out_of_memory_says_what_would_fit() -> None:
     assert "batch 1024, 196 of 196 tokens of 16 px" in error.message
     fits = int(error.help.split("a batch of about ")[1].split()[0])
     assert 0 < fits <= 512
+    parts = int(error.help.split("accumulate=")[1].split()[0])
+    assert (parts - 1) * fits < 1024 <= parts * fits
     other = out_of_memory(RuntimeError("no"), 3, segment, moco(), choose_device("float32"))
     assert other is None
 

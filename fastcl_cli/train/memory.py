@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -85,7 +86,11 @@ def out_of_memory(
     share = f"weights and optimizer take {held / _GB:.2g} GB, an image about {image / 1e6:.2g} MB"
     remedy = "a smaller model, or more devices"
     if fits:
-        remedy = f"a batch of about {fits} fits, or more devices, more `drop`, larger `patch`"
+        parts = math.ceil(segment.batch / fits)
+        remedy = (
+            f"--set accumulate={parts} takes it in parts, or a batch of about {fits} fits; or more "
+            "devices, more `drop`, larger `patch`"
+        )
     return RunFailedError(f"out of memory: {what}", f"{share}: {remedy}")
 
 
