@@ -143,7 +143,7 @@ def strike(child: int, out: Path, kind: str, longest: float, draw: random.Random
     number = signal.SIGKILL if kind in ("random", "write") else signal.Signals[kind]
     begun = time.monotonic()
     if number != signal.SIGKILL:  # before it holds its folder, it may not listen yet
-        # SIGTERM comes in training, the others wherever they do: so some run goes on for certain.
+        # SIGTERM waits for the first log line, so that some run goes on; the others for nothing.
         trains = kind != "SIGTERM"
         while not (trains and holds(child, out / ".lock")):
             trains = trains or (out / "metrics.jsonl").exists()
