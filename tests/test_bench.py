@@ -102,7 +102,9 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     def step(self: Trainer, number: int, views: Sequence[View], batch: Any) -> StepResult:
         clock.steps.append(views[0].online.kept)
         clock.now += COMPUTING[views[0].online.kept]
-        return StepResult(1.0, 1.0, self.schedules.at(number), torch.eye(4), None)
+        return StepResult(
+            torch.tensor(1.0), torch.tensor(1.0), self.schedules.at(number), torch.eye(4), None
+        )
 
     monkeypatch.setattr(Trainer, "step", step)
     monkeypatch.setattr(Meter, "line", clock.after(Meter.line, LINE))

@@ -15,6 +15,7 @@ from torchvision.transforms import functional as TF
 from fastcl_cli.compression.patches import reduction_matrix
 from fastcl_cli.config import Augmentation, Jitter
 from fastcl_cli.data.augment import ViewDraw, draw_views
+from fastcl_cli.data.pixels import Normalisation
 from fastcl_cli.data.resample import BLUR_REACH, blur_matrices, resize_matrices
 from fastcl_cli.data.views import eval_view, make_view, snap
 
@@ -28,7 +29,7 @@ MOCO = Augmentation(
     blur=(1.0, 0.1, 0.5),
     solarize=(0.0, 0.2, 0.0),
 )
-ZERO, ONE = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+RAW = Normalisation((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 PILLOW = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
@@ -39,7 +40,7 @@ def draws(count: int, seed: int = 0, view: str = "second") -> ViewDraw:
 
 def plain(images: torch.Tensor, draw: ViewDraw, side: int, resize: str, backend: str):
     """A view in 0..255, its colours as they come."""
-    return make_view(images, draw, side, None, resize, ZERO, ONE, backend) * 255
+    return make_view(images, draw, side, None, resize, RAW, backend) * 255
 
 
 @pytest.mark.parametrize("resize", ["bilinear", "bicubic"])
@@ -95,7 +96,7 @@ def test_back_ends_agree(resize: str, patch: int) -> None:
         draw = draws(24, seed=3, view=view)
         assert draw.blur.any() and draw.flip.any() and (view == "first" or draw.solarize.any())
         crop, matmul = (
-            make_view(images, draw, 224, reduction, resize, ZERO, ONE, backend) * 255
+            make_view(images, draw, 224, reduction, resize, RAW, backend) * 255
             for backend in ("crop", "matmul")
         )
         assert crop.shape == matmul.shape == (24, 3, 224 * 16 // patch, 224 * 16 // patch)
@@ -165,7 +166,9 @@ def test_normalising_is_torchvisions() -> None:
     expected = TF.normalize(images.permute(0, 3, 1, 2) / 255, mean, std)
     for backend in ("matmul", "crop"):
         assert torch.allclose(
-            make_view(images, draw, 64, None, "bilinear", mean, std, backend), expected, atol=1e-4
+            make_view(images, draw, 64, None, "bilinear", Normalisation(mean, std), backend),
+            expected,
+            atol=1e-4,
         )
 
 
@@ -232,7 +235,7 @@ def test_reduced_recipe_differs_little() -> None:
     draw = draws(64, seed=5)
     D = reduction_matrix(224, 32, 16)
     full = plain(images, draw, 224, "bilinear", "matmul").double()
-    low = make_view(images, draw, 224, D, "bilinear", ZERO, ONE, "matmul").double() * 255
+    low = make_view(images, draw, 224, D, "bilinear", RAW, "matmul").double() * 255
     difference = (D @ full @ D.T - low).abs().flatten(1).mean(1)
     solarized = draw.solarize
     assert solarized.sum() >= 5
@@ -247,7 +250,7 @@ def test_eval_view_is_resize_and_centre_crop() -> None:
     """
     heights, widths = (np.array([photo.size[axis] for photo in photos()]) for axis in (1, 0))
     images = squares(512)
-    views = eval_view(images, heights, widths, 224, 0.875, ZERO, ONE) * 255
+    views = eval_view(images, heights, widths, 224, 0.875, RAW) * 255
     for photo, view in zip(photos(), views, strict=True):
         resized = TF.resize(photo, 256, TF.InterpolationMode.BICUBIC)
         expected = TF.pil_to_tensor(TF.center_crop(resized, 224)).double()

@@ -7,6 +7,7 @@ of draws whatever comes out, so the same seed gives the same views on any number
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Literal
 
@@ -60,6 +61,13 @@ class ViewDraw:
     def rows(self, index: slice | Tensor) -> ViewDraw:
         """The draws of some of the images, e.g. of one device's share of the batch."""
         return ViewDraw(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    @staticmethod
+    def stack(draws: Sequence[ViewDraw]) -> ViewDraw:
+        """V draws of the same N images as one of N·V: all views of the first image, then of the
+        next."""
+        columns = ([getattr(draw, field.name) for draw in draws] for field in fields(ViewDraw))
+        return ViewDraw(*(torch.stack(column, dim=1).flatten(0, 1) for column in columns))
 
     @staticmethod
     def plain(boxes: Tensor) -> ViewDraw:

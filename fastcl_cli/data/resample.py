@@ -12,12 +12,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from fastcl_cli.fused import fused
+
 Resize = Literal["bilinear", "bicubic"]
 
 BLUR_REACH = 8
 """Half the width of the blur's kernel: four of the widest blur's standard deviations."""
 
 
+@fused
 def resize_matrices(
     start: Tensor, length: Tensor, flip: Tensor, source: int, side: int, resize: Resize
 ) -> Tensor:
@@ -71,12 +74,12 @@ def blur_matrices(sigma: Tensor, side: int) -> Tensor:
     Returns:
         float32 (N, side, side); rows sum to 1.
     """
-    taps = _reflected_taps(side).to(sigma.device)
+    taps = _reflected_taps(side, sigma.device)
     return (blur_weights(sigma) @ taps.flatten(1)).view(-1, side, side)
 
 
 @lru_cache(maxsize=64)
-def _reflected_taps(side: int) -> Tensor:
+def _reflected_taps(side: int, device: torch.device) -> Tensor:
     """Which pixel each offset of the blur falls on: 0 and 1, float32 (offsets, side, side)."""
     offset = torch.arange(-BLUR_REACH, BLUR_REACH + 1)[:, None]
     place = torch.arange(side) + offset
@@ -86,4 +89,4 @@ def _reflected_taps(side: int) -> Tensor:
         place = torch.minimum(place, period - place)
     else:
         place = torch.zeros_like(place)
-    return torch.nn.functional.one_hot(place, side).float()
+    return torch.nn.functional.one_hot(place, side).float().to(device)

@@ -24,108 +24,144 @@ jittered, 3.8 where they are, half of it from the hue (see `colour`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastcl_cli.config import IMAGENET_MEAN, IMAGENET_STD
 from fastcl_cli.data.augment import ViewDraw
 from fastcl_cli.data.colour import colour_maps
-from fastcl_cli.data.resample import (
-    Resize,
-    blur_matrices,
-    blur_weights,
-    resize_matrices,
+from fastcl_cli.data.pixels import (
+    IMAGENET,
+    Chunk,
+    Normalisation,
+    ViewPart,
+    colour_space,
+    crop_views,
+    finish_matmul_views,
+    matmul_views,
 )
+from fastcl_cli.data.resample import Resize
+from fastcl_cli.transfer import to_device
 
 Backend = Literal["auto", "matmul", "crop"]
-_CHUNK = {"matmul": 256, "crop": 32}
-"""Images worked on at once: bounds the memory that a view needs besides its result."""
+_ROWS = {"matmul": 2048, "crop": 32}
+"""Views made at once: bounds the memory that they need besides the result (1 to 2 MB each of 224
+pixels from 256 by matrices)."""
 
 
-@dataclass(frozen=True)
-class _Chunk:
-    """Some of the images, and all that is needed to make their views.
+def prepare_views(
+    draws: Sequence[ViewDraw],
+    source: int,
+    device: torch.device,
+    normalise: Normalisation = IMAGENET,
+) -> tuple[ViewPart, ...]:
+    """All of V views that follows from their random numbers alone: computed on the CPU, before any
+    pixel is at hand, in the parts that `render_views` works on at once on ``device``.
 
-    S is the decoded side, V the full view's, s the result's. ``reduction`` is float32 (s, V) or
-    None; ``box`` int64 (n, 4) whole pixels, on the CPU; ``linear`` (n, 3, 3) and ``of_mean``
-    (n, 3, 3) give from RGB in 0..255 the normalised colour linear·x + of_mean·µ + ``offset``.
+    Args:
+        draws: the random numbers of the same N images for each view. Boxes are rounded to whole
+            pixels of the decoded square.
+        source: S, the decoded square's side.
     """
-
-    images: Tensor
-    draw: ViewDraw
-    box: Tensor
-    side: int
-    reduction: Tensor | None
-    resize: Resize
-    linear: Tensor
-    of_mean: Tensor
-    offset: Tensor
-
-    def bias(self, means: Tensor) -> Tensor:
-        """The constant of the colour map, (n, 3, 1), from the channel means (n, 3) in 0..255."""
-        return self.of_mean @ means[:, :, None] + self.offset
+    draw, copies = ViewDraw.stack(draws), len(draws)
+    scale = torch.tensor(normalise.std, dtype=torch.float64)[:, None]
+    A, B = colour_maps(draw)
+    linear, of_mean = (A / (255 * scale)).float(), (B / (255 * scale)).float()
+    box = snap(draw.boxes, source)
+    at_once = max(1, _ROWS[_backend_of(device)] // copies) * copies
+    parts = []
+    for start in range(0, len(draw), at_once):
+        rows = slice(start, start + at_once)
+        sigma = draw.blur[rows]
+        blurred = sigma.nonzero()[:, 0]
+        part = ViewPart(
+            copies,
+            box[rows],
+            draw.flip[rows],
+            linear[rows],
+            of_mean[rows],
+            blurred,
+            sigma[blurred].float(),
+            draw.solarize[rows],
+        )
+        parts.append(part)
+    return tuple(parts)
 
 
 @torch.no_grad()
+def render_views(
+    images: Tensor,
+    parts: Sequence[ViewPart],
+    side: int,
+    reduction: Tensor | None,
+    resize: Resize,
+    normalise: Normalisation = IMAGENET,
+    backend: Backend = "auto",
+) -> Tensor:
+    """V normalised views of each image, all of one size.
+
+    Args:
+        images: uint8 (N, S, S, 3), decoded squares of the whole images.
+        parts: of these N images, from `prepare_views`, on their device.
+        side: of the full view, in pixels.
+        reduction: D, float32 (s, side) on the images' device, whose rows sum to 1; None stands for
+            the identity.
+        resize: the kernel of the antialiased resize.
+        normalise: as it was given to `prepare_views`.
+        backend: "auto" takes "matmul" for images on a GPU and "crop" on the CPU.
+
+    Returns:
+        float32 (N, V, 3, s, s) on the images' device, s = side without a reduction. On a GPU where
+        float32 products may be computed in TF32, "matmul" computes in float16, which has as many
+        bits: within 0.5/255.
+    """
+    assert images.dtype == torch.uint8 and images.shape[1] == images.shape[2]
+    assert reduction is None or reduction.shape[1] == side
+    device, copies = images.device, parts[0].copies
+    if backend == "auto":
+        backend = _backend_of(device)
+    render = matmul_views if backend == "matmul" else crop_views
+    result = side if reduction is None else len(reduction)
+    out = torch.empty(len(images) * copies, 3, result, result, device=device)
+    row = 0
+    with torch.autocast(device.type, enabled=False):
+        for part in parts:
+            end = row + len(part.flip)
+            chosen = images[row // copies : end // copies]
+            render(Chunk(chosen, part, side, reduction, resize, normalise), out[row:end])
+            row = end
+        if backend == "matmul":
+            finish_matmul_views(out, parts, colour_space(normalise, device))
+    assert row == len(out)
+    return out.view(-1, copies, 3, result, result)
+
+
 def make_view(
     images: Tensor,
     draw: ViewDraw,
     side: int,
     reduction: Tensor | None,
     resize: Resize,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    normalise: Normalisation = IMAGENET,
     backend: Backend = "auto",
 ) -> Tensor:
-    """One normalised view of each image.
+    """`prepare_views` and `render_views` of one view, for images and random numbers both at hand.
 
     Args:
-        images: uint8 (N, S, S, 3), decoded squares of the whole images.
-        draw: the random numbers of these N images, on the CPU. Its boxes are rounded to whole
-            pixels of the decoded square.
-        side: V, the full view's side in pixels.
-        reduction: D, (s, V), whose rows sum to 1; None stands for the identity.
-        resize: the kernel of the antialiased resize.
-        mean, std: of each channel, in [0, 1].
-        backend: "auto" takes "matmul" for images on a GPU and "crop" on the CPU.
+        draw: the random numbers of these N images, on the CPU.
+        reduction: D, (s, side), of any dtype and on any device.
 
     Returns:
-        float32 (N, 3, s, s) on the images' device, s = V without a reduction. Where float32
-        products are computed in TF32 (torch.set_float32_matmul_precision), so is "matmul".
+        float32 (N, 3, s, s).
     """
-    assert images.dtype == torch.uint8 and images.shape[1] == images.shape[2]
-    assert len(draw) == len(images) and (reduction is None or reduction.shape[1] == side)
-    if backend == "auto":
-        backend = "crop" if images.device.type == "cpu" else "matmul"
+    assert len(draw) == len(images)
     device = images.device
-    scale = torch.tensor(std, dtype=torch.float64)[:, None]
-    centre = torch.tensor(mean, dtype=torch.float64)[:, None]
-    A, B = colour_maps(draw)
-    linear = (A / (255 * scale)).float().to(device)
-    of_mean = (B / (255 * scale)).float().to(device)
-    offset = (-centre / scale).float().to(device)
-    low, high = (((b - centre) / scale).float().to(device)[:, :, None] for b in (0.0, 1.0))
-    box = snap(draw.boxes, images.shape[1])
+    parts = to_device(prepare_views([draw], images.shape[1], device, normalise), device)
     matrix = None if reduction is None else reduction.to(device, torch.float32)
-    result = side if matrix is None else len(matrix)
-    out = torch.empty(len(images), 3, result, result, device=device)
-    render = _matmul if backend == "matmul" else _crop
-    with torch.autocast(device.type, enabled=False):
-        for start in range(0, len(images), _CHUNK[backend]):
-            part = slice(start, start + _CHUNK[backend])
-            chunk = _Chunk(
-                images[part], draw.rows(part), box[part], side, matrix, resize,
-                linear[part], of_mean[part], offset,
-            )  # fmt: skip
-            render(chunk, out[part])
-            _clip_and_solarize(out[part], chunk.draw.solarize, low, high)
-    return out
+    return render_views(images, parts, side, matrix, resize, normalise, backend)[:, 0]
 
 
 def eval_view(
@@ -134,8 +170,7 @@ def eval_view(
     widths: NDArray[np.int32] | Tensor,
     side: int,
     crop_ratio: float = 0.875,
-    mean: Sequence[float] = IMAGENET_MEAN,
-    std: Sequence[float] = IMAGENET_STD,
+    normalise: Normalisation = IMAGENET,
     backend: Backend = "auto",
 ) -> Tensor:
     """The centre crop that features are judged on: no randomness.
@@ -150,7 +185,7 @@ def eval_view(
     size = torch.stack([torch.as_tensor(heights), torch.as_tensor(widths)], dim=1).double()
     share = crop_ratio * size.amin(dim=1, keepdim=True) / size
     draw = ViewDraw.plain(torch.cat([(1 - share) / 2, share], dim=1))
-    return make_view(images, draw, side, None, "bicubic", mean, std, backend)
+    return make_view(images, draw, side, None, "bicubic", normalise, backend)
 
 
 def snap(boxes: Tensor, source: int) -> Tensor:
@@ -160,91 +195,5 @@ def snap(boxes: Tensor, source: int) -> Tensor:
     return torch.cat([first, torch.maximum(end - first, torch.ones_like(first))], dim=1)
 
 
-def _matmul(chunk: _Chunk, out: Tensor) -> None:
-    """view = R · image · Cᵀ, with the colour between the two products.
-
-    The product with the colour's 3 x 3 matrix also turns (rows, columns, RGB) into (RGB, rows,
-    columns), so no pixel is moved for its own sake.
-    """
-    images, device = chunk.images, chunk.images.device
-    count, source = images.shape[:2]
-    top, left, height, width = chunk.box.to(device, non_blocking=True).unbind(1)
-    flip = chunk.draw.flip.to(device, non_blocking=True)
-    R = resize_matrices(top, height, torch.zeros_like(flip), source, chunk.side, chunk.resize)
-    C = resize_matrices(left, width, flip, source, chunk.side, chunk.resize)
-    X = images.reshape(count, source, source * 3).float()
-    # The mean of R · X · Cᵀ over its pixels, without making it.
-    along_rows = torch.bmm(R.mean(dim=1, keepdim=True), X).view(count, source, 3)
-    means = torch.bmm(C.mean(dim=1, keepdim=True), along_rows)[:, 0]
-    blurred = chunk.draw.blur.nonzero()[:, 0]
-    if len(blurred):
-        rows = blurred.to(device)
-        blur = blur_matrices(chunk.draw.blur[blurred].to(device), chunk.side)
-        R[rows], C[rows] = blur @ R[rows], blur @ C[rows]
-    if chunk.reduction is not None:
-        R, C = chunk.reduction @ R, chunk.reduction @ C
-    side = R.shape[1]
-    Y = torch.bmm(R, X).view(count, side * source, 3)
-    Z = torch.baddbmm(chunk.bias(means), chunk.linear, Y.transpose(1, 2))
-    torch.bmm(
-        Z.view(count, 3 * side, source), C.transpose(1, 2), out=out.view(count, 3 * side, side)
-    )
-
-
-def _crop(chunk: _Chunk, out: Tensor) -> None:
-    """Crops resized one by one in 8 bits; colour, blur and reduction in batch."""
-    count, side = len(chunk.images), chunk.side
-    resized = torch.empty(count, 3, side, side, dtype=torch.uint8)
-    boxes, flips = chunk.box.tolist(), chunk.draw.flip.tolist()
-    for image, (top, left, height, width), flip, target in zip(
-        chunk.images, boxes, flips, resized, strict=True
-    ):
-        crop = image[top : top + height, left : left + width].permute(2, 0, 1)[None]
-        view = F.interpolate(crop, (side, side), mode=chunk.resize, antialias=True)[0]
-        target.copy_(view.flip(2) if flip else view)
-    X = resized.flatten(2).float()
-    full = out if chunk.reduction is None else torch.empty(count, 3, side, side)
-    flat = full.view(count, 3, side * side)
-    torch.bmm(chunk.linear, X, out=flat)
-    flat += chunk.bias(X.mean(dim=2))
-    blurred = chunk.draw.blur.nonzero()[:, 0]
-    sigma = chunk.draw.blur[blurred]
-    if chunk.reduction is None:
-        _blur(full, blurred, sigma)
-        return
-    D = chunk.reduction
-    torch.matmul(D, full @ D.T, out=out)
-    if len(blurred):
-        DG = (D @ blur_matrices(sigma, side))[:, None]
-        out[blurred] = DG @ (full[blurred] @ DG.mT)
-
-
-def _blur(views: Tensor, rows: Tensor, sigma: Tensor) -> None:
-    """Gaussian blur, in place, of some rows of (n, 3, V, V), one standard deviation for each.
-
-    The same weights as `blur_matrices`, applied on the CPU by OpenCV (which FFCV needs anyway):
-    about four times faster than torch's grouped convolution or a dense product.
-    """
-    if not len(rows):
-        return
-    import cv2
-
-    planes, kernels = views.numpy(), blur_weights(sigma).numpy()
-    border = cv2.BORDER_REFLECT_101
-    for row, kernel in zip(rows.tolist(), kernels, strict=True):
-        for plane in planes[row]:
-            plane[:] = cv2.sepFilter2D(plane, -1, kernel, kernel, borderType=border)
-
-
-def _clip_and_solarize(out: Tensor, solarize: Tensor, low: Tensor, high: Tensor) -> None:
-    """Clip to [0, 1] and invert what is brighter than 1/2, where asked for: min(x, 1 - x).
-
-    In normalised colours, where 0 and 1 are ``low`` and ``high``, (3, 1, 1), so that normalising
-    takes no pass of its own. In 8 bits the recipes
-    invert from 128 up, which is everything brighter than 127.5 / 255.
-    """
-    torch.minimum(torch.maximum(out, low, out=out), high, out=out)
-    rows = solarize.nonzero()[:, 0].to(out.device)
-    if len(rows):
-        chosen = out[rows]
-        out[rows] = torch.minimum(chosen, low + high - chosen)
+def _backend_of(device: torch.device) -> Literal["matmul", "crop"]:
+    return "crop" if device.type == "cpu" else "matmul"

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from fastcl_cli import distributed
 from fastcl_cli.config import TeacherTemperature
+from fastcl_cli.fused import fused
 from fastcl_cli.methods.base import Input, Loss, Method, Teacher, encode
 from fastcl_cli.model.ema import frozen_copy
 from fastcl_cli.model.norm import GlobalBatchNorm
@@ -60,10 +61,8 @@ class PrototypeLoss(torch.autograd.Function):
         weight_gradient = torch.zeros_like(weight)
         for j in range(views):
             targets, count = (total - teacher[j], 1) if j < 2 else (total, 2)
-            logits = (student[j] @ weight.T).to(teacher.dtype) / temperature
-            normaliser = logits.logsumexp(dim=1, keepdim=True)
-            loss += scale * (count * normaliser.sum() - (targets * logits).sum())
-            gradient = logits.sub_(normaliser).exp_().mul_(count).sub_(targets)
+            part, gradient = _cross_entropy(student[j] @ weight.T, targets, count, temperature)
+            loss += scale * part
             gradient *= scale / temperature
             student_gradient[j] = gradient @ weight
             if ctx.needs_input_grad[1]:
@@ -75,6 +74,28 @@ class PrototypeLoss(torch.autograd.Function):
     def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
         student_gradient, weight_gradient = ctx.saved_tensors
         return upstream[0] * student_gradient, upstream[0] * weight_gradient, None, None
+
+
+@fused
+def _cross_entropy(
+    logits: Tensor, targets: Tensor, count: int, temperature: float
+) -> tuple[Tensor, Tensor]:
+    """Sum over rows of count · logsumexp(z) - <q, z>, z = logits / temperature, and its gradient by
+    z: count · softmax(z) - q. In the dtype of the ``targets`` q, (B, K), of sum ``count`` each."""
+    z = logits.to(targets.dtype) / temperature
+    normaliser = z.logsumexp(dim=1, keepdim=True)
+    loss = count * normaliser.sum() - (targets * z).sum()
+    return loss, z.sub_(normaliser).exp_().mul_(count).sub_(targets)
+
+
+@fused
+def _distributions(
+    logits: Tensor, center: Tensor, temperature: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """The teacher's distributions over K prototypes of (2, B, K) logits, in their dtype; the sums
+    of their entropies in nats, (2,); and their sums over images, (2, K)."""
+    teacher = ((logits - center) / temperature).softmax(dim=2)
+    return teacher, torch.special.entr(teacher).sum(dim=(1, 2)), teacher.sum(dim=1)
 
 
 class DinoHead(nn.Module):
@@ -164,11 +185,9 @@ class DINO(Method):
             z = project(teacher_head, encode(self.target["backbone"], target, self.parts))
             logits = (z @ teacher_head.prototypes.T).to(z.dtype)
             temperature = self.teacher_temperature.at(int(epochs))
-            teacher = ((logits - self.center) / temperature).softmax(dim=2)
+            teacher, entropies, sums = _distributions(logits, self.center, temperature)
             mean = distributed.average(logits.mean(dim=(0, 1)))
-            # View by view: one more (B, K) block at a time.
-            entropy = torch.stack([torch.special.entr(t).sum(dim=1).mean() for t in teacher])
-            seen = Teacher(entropy.mean(), teacher.mean(dim=(0, 1)))
+            seen = Teacher(entropies.sum() / len(z[0]) / 2, sums.sum(dim=0) / len(z[0]) / 2)
         value = PrototypeLoss.apply(student, student_head.prototypes, teacher, self.temperature)
         return Loss(value, features[0].detach(), mean, seen)
 

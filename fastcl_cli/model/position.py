@@ -37,11 +37,22 @@ def sincos_embedding(grid: int, base_grid: int, dim: int, temperature: float = 1
 
 
 @lru_cache(maxsize=128)
-def resampling_matrix(grid: int, base_grid: int) -> Tensor:
-    """Bicubic, antialiased resampling of one axis, as a float64 matrix (grid, base_grid)."""
+def fixed_embedding(
+    grid: int, base_grid: int, dim: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """`sincos_embedding` where it is used: a copy to a GPU at every step would wait for it."""
+    return sincos_embedding(grid, base_grid, dim).to(device, dtype)
+
+
+@lru_cache(maxsize=128)
+def resampling_matrix(
+    grid: int, base_grid: int, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Bicubic, antialiased resampling of one axis: a matrix (grid, base_grid), made in float64."""
     identity = torch.eye(base_grid, dtype=torch.float64, device="cpu")[None, None]
     size = (grid, base_grid)
-    return F.interpolate(identity, size=size, mode="bicubic", antialias=True)[0, 0]
+    matrix = F.interpolate(identity, size=size, mode="bicubic", antialias=True)[0, 0]
+    return matrix.to(device, dtype)
 
 
 def learned_embedding(parameter: Tensor, grid: int, base_grid: int, prefix: int) -> Tensor:
@@ -50,7 +61,7 @@ def learned_embedding(parameter: Tensor, grid: int, base_grid: int, prefix: int)
     What timm's ``resample_abs_pos_embed`` computes, as two products with a matrix that is made
     once, and in the parameter's own precision. Differentiable; prefix entries pass unchanged.
     """
-    W = resampling_matrix(grid, base_grid).to(parameter)
+    W = resampling_matrix(grid, base_grid, parameter.dtype, parameter.device)
     width = parameter.shape[-1]
     table = parameter[0, prefix:].reshape(base_grid, base_grid, width)
     resampled = torch.einsum("ai,bj,ijd->abd", W, W, table).reshape(1, grid * grid, width)

@@ -11,6 +11,7 @@ D width, p the base patch side.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Literal
 
 import timm
@@ -23,7 +24,7 @@ from fastcl_cli.compression.tokens import gather_tokens, patchify
 from fastcl_cli.config import VitShape
 from fastcl_cli.errors import ConfigError
 from fastcl_cli.model.paths import Branch
-from fastcl_cli.model.position import learned_embedding, sincos_embedding
+from fastcl_cli.model.position import fixed_embedding, learned_embedding, sincos_embedding
 
 
 class Encoder(nn.Module):
@@ -44,6 +45,8 @@ class Encoder(nn.Module):
         self.base_grid: int = vit.patch_embed.grid_size[0]
         self.width: int = vit.embed_dim
         self.depth: int = len(vit.blocks)
+        # How a block is run; `compiled.compile_blocks` has another way.
+        self.run_block: Callable[[nn.Module, Tensor], Tensor] = _run_block
         for block in vit.blocks:
             block.drop_path1, block.drop_path2 = Branch(), Branch()
         # Prefix tokens that have an entry of their own in the position embedding.
@@ -78,8 +81,10 @@ class Encoder(nn.Module):
     ) -> Tensor:
         """All output tokens after the final norm, prefix first: (B, prefix + K, D)."""
         x = self._embed(view, kept)
-        self._set_paths(paths)
-        output: Tensor = self.vit.norm(self.vit.blocks(x))
+        self.set_paths(paths)
+        for block in self.vit.blocks:
+            x = self.run_block(block, x)
+        output: Tensor = self.vit.norm(x)
         return output
 
     def last_tokens(self, view: Tensor, blocks: int) -> list[Tensor]:
@@ -90,13 +95,20 @@ class Encoder(nn.Module):
         """
         assert 1 <= blocks <= self.depth
         x = self._embed(view, None)
-        self._set_paths(None)
+        self.set_paths(None)
         outputs = []
         for index, block in enumerate(self.vit.blocks):
-            x = block(x)
+            x = self.run_block(block, x)
             if index >= self.depth - blocks:
                 outputs.append(self.vit.norm(x))
         return outputs
+
+    def set_paths(self, paths: Tensor | None) -> None:
+        """Give every residual branch its factors: (depth, 2, B), or None for 1."""
+        for index, block in enumerate(self.vit.blocks):
+            for branch, module in enumerate((block.drop_path1, block.drop_path2)):
+                # A copy: where a slice begins would be part of what is compiled.
+                module.factor = None if paths is None else paths[index, branch].clone()
 
     def _embed(self, view: Tensor, kept: Tensor | None) -> Tensor:
         """The tokens that enter the first block."""
@@ -115,11 +127,6 @@ class Encoder(nn.Module):
         embedded: Tensor = self.vit.norm_pre(x)
         return embedded
 
-    def _set_paths(self, paths: Tensor | None) -> None:
-        for index, block in enumerate(self.vit.blocks):
-            for branch, module in enumerate((block.drop_path1, block.drop_path2)):
-                module.factor = None if paths is None else paths[index, branch]
-
     def position_embedding(self, grid: int) -> Tensor:
         """What is added to the tokens of a view with ``grid`` per side: (1, prefix + grid², D),
         the prefix being the tokens that have an entry of their own."""
@@ -128,7 +135,7 @@ class Encoder(nn.Module):
             return parameter
         if self.position == "learned":
             return learned_embedding(parameter, grid, self.base_grid, self.embedded_prefix)
-        code = sincos_embedding(grid, self.base_grid, self.width).to(parameter)
+        code = fixed_embedding(grid, self.base_grid, self.width, parameter.dtype, parameter.device)
         return torch.cat([parameter[:, : self.embedded_prefix], code.unsqueeze(0)], dim=1)
 
     def _prefix(self, images: int, position: Tensor) -> list[Tensor]:
@@ -139,6 +146,10 @@ class Encoder(nn.Module):
         if self.embedded_prefix:
             prefix = prefix + position
         return [prefix.expand(images, -1, -1)]
+
+
+def _run_block(block: nn.Module, x: Tensor) -> Tensor:
+    return block(x)  # type: ignore[no-any-return]
 
 
 def build_vit(shape: VitShape, image: int, *, weight_init: str = "") -> VisionTransformer:

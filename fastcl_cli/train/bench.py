@@ -11,7 +11,6 @@ import datetime
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib.metadata import version
@@ -42,6 +41,8 @@ from fastcl_cli.profile import (
     Workload,
     is_full,
 )
+from fastcl_cli.train.ahead import prepared_ahead
+from fastcl_cli.train.compiling import compile_method
 from fastcl_cli.train.device import Device, choose_device
 from fastcl_cli.train.inputs import InputMaker, decoded_side
 from fastcl_cli.train.loop import Meter, batches, check_batches
@@ -122,7 +123,7 @@ class Bench:
         self._loader: DecodedLoader | SyntheticLoader = (
             SyntheticLoader(self._decode)
             if data is None
-            else DecodedLoader(data, self._decode, self._device.threads)
+            else DecodedLoader(data, self._decode, self._device.loader_threads)
         )
         self._trainer = Trainer(
             method,
@@ -147,6 +148,10 @@ class Bench:
             UsageError: training without compression does not fit into memory (with several
                 processes: any setting).
         """
+        dropped = self._config.drop_path > 0
+        compile_method(
+            self._trainer.method, self._plan, self._device, announce, dropped_paths=dropped
+        )
         settings, rounds = len(self._request.segments), self._request.repetitions
         total = settings * (1 + rounds)
         steps, start_s = self._warm_up(announce, lambda done: progress(done, total))
@@ -209,9 +214,9 @@ class Bench:
         self._memory.reset()
         # Longer than what is timed, so that the loader is at work until the end.
         source = batches(self._plan, self._loader, _SEED, first, first + _LONG // 2)
-        with closing(source):
+        with prepared_ahead(source, self._trainer.inputs) as ahead:
             since = time.perf_counter()
-            for step, segment, batch in source:
+            for step, segment, batch in ahead:
                 arrived = time.perf_counter()
                 result = self._trainer.step(step, segment.views, batch)
                 if step in (first, first + steps):

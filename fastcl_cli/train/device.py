@@ -25,6 +25,12 @@ class Device:
     precision: Literal["float32", "bf16"]
     threads: int
 
+    @property
+    def loader_threads(self) -> int:
+        """Threads that decode: all of them on the CPU, where training waits meanwhile; beside a
+        GPU, two are left for the one that gives it work and the one that prepares batches."""
+        return self.threads if self.device.type == "cpu" else max(1, self.threads - 2)
+
     def autocast(self) -> AbstractContextManager[None]:
         """The context of forward passes."""
         if self.precision == "float32":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal, Protocol, TypeAlias
 
 import numpy as np
@@ -14,12 +15,14 @@ from torch import Tensor
 from fastcl_cli.compression.patches import reduction_matrix
 from fastcl_cli.compression.tokens import draw_kept_tokens
 from fastcl_cli.config import RunConfig
-from fastcl_cli.data.augment import ViewDraw, draw_views
-from fastcl_cli.data.views import make_view
+from fastcl_cli.data.augment import draw_views
+from fastcl_cli.data.pixels import ViewPart
+from fastcl_cli.data.views import prepare_views, render_views
 from fastcl_cli.methods.base import Input
 from fastcl_cli.model.paths import draw_paths
 from fastcl_cli.plan import Tokens, View
 from fastcl_cli.rng import derive_seed
+from fastcl_cli.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,38 @@ def decoded_side(image: int, data: Sizes) -> int:
 Kind: TypeAlias = Literal["first", "second", "local"]
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """The random draws of a view's copies for a batch, in this process's rows.
+
+    Attributes:
+        pixels: what decides them, whatever the view's side.
+        online, target: of each copy, the patch tokens that an encoder keeps, int64 (b, K), or None
+            for all.
+        paths: of each copy, the online encoder's `draw_paths`, (depth, 2, b), or None for 1.
+    """
+
+    pixels: tuple[ViewPart, ...]
+    online: tuple[Tensor | None, ...]
+    target: tuple[Tensor | None, ...]
+    paths: tuple[Tensor | None, ...]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A batch of b images with all that is drawn for it, where its pixels are rendered."""
+
+    images: Tensor
+    drawn: tuple[Drawn, ...]
+
+
 class InputMaker:
     """Makes the inputs of both encoders, with every random draw keyed by (seed, purpose, step).
 
-    Views that both encoders see with the same patch are rendered once. Draws are made on the CPU
-    for the whole global batch, and a process takes its rows; pixels are rendered on ``device``.
+    `prepare` draws, on the CPU, for the whole global batch, of which a process takes its rows, and
+    brings all of it to ``device``; it changes nothing, so it may run ahead, in another thread.
+    `render` makes the pixels there. Views that both encoders see with the same patch are rendered
+    once.
     """
 
     def __init__(self, config: RunConfig, data: Sizes, seed: int, device: torch.device) -> None:
@@ -70,67 +100,94 @@ class InputMaker:
         self._depth, self._drop_path = config.model.depth, config.drop_path
         self._heights, self._widths = data.heights, data.widths
         self._seed = seed
-        self._device = device
+        self.device = device
 
     def __call__(
-        self, step: int, views: Sequence[View], batch: Batch
+        self, step: int, views: Sequence[View], batch: Batch | Prepared
     ) -> tuple[list[Input], list[Input]]:
         """Inputs of the online and of the target encoder, global views first."""
-        images = batch.images.to(self._device)
+        ready = batch if isinstance(batch, Prepared) else self.prepare(step, views, batch)
+        return self.render(views, ready)
+
+    def prepare(self, step: int, views: Sequence[View], batch: Batch) -> Prepared:
+        """All that a step draws and needs, on the device; ``batch`` is not needed any more then."""
+        drawn, first = [], 0
+        for view in views:
+            drawn.append(self._draw(view, range(first, first + view.count), step, batch))
+            first += view.count
+        images = batch.images.to(self.device, non_blocking=True)
+        ready = Prepared(images, to_device(tuple(drawn), self.device))
+        if self.device.type == "cuda":
+            # The loader decodes into the same page-locked memory again.
+            torch.cuda.current_stream().synchronize()
+        return ready
+
+    def render(self, views: Sequence[View], ready: Prepared) -> tuple[list[Input], list[Input]]:
+        """The pixels of every view, as the encoders take them."""
         online: list[Input] = []
         target: list[Input] = []
-        for number, (kind, view) in enumerate(each_view(views)):
-            draw = self._draw(kind, number, step, batch)
+        for view, drawn in zip(views, ready.drawn, strict=True):
             rendered: dict[int, Tensor] = {}
-            for tokens, side, inputs in (
-                (view.online, "online", online),
-                (view.target, "target", target),
+            for tokens, kept, paths, inputs in (
+                (view.online, drawn.online, drawn.paths, online),
+                (view.target, drawn.target, [None] * view.count, target),
             ):
                 if tokens is None:
                     continue
                 if tokens.patch not in rendered:
-                    rendered[tokens.patch] = self._render(images, draw, tokens)
-                kept = self._kept(f"{side} tokens {number}", step, batch, tokens)
-                paths = self._paths(number, step, batch) if side == "online" else None
-                inputs.append(Input(rendered[tokens.patch], kept, paths))
+                    rendered[tokens.patch] = self._pixels(ready.images, drawn, tokens)
+                copies = rendered[tokens.patch].unbind(1)
+                inputs += map(Input, copies, kept, paths)
         return online, target
 
-    def _draw(self, kind: Kind, number: int, step: int, batch: Batch) -> ViewDraw:
-        generator = self._generator(f"view {number}", step)
-        heights, widths = self._heights[batch.indices], self._widths[batch.indices]
-        drawn = draw_views(self._augmentation, kind, heights, widths, generator)
-        return drawn.rows(batch.rows)
+    def _draw(self, view: View, numbers: Sequence[int], step: int, batch: Batch) -> Drawn:
+        draws = []
+        for copy, number in enumerate(numbers):
+            generator = self._generator(f"view {number}", step)
+            heights, widths = self._heights[batch.indices], self._widths[batch.indices]
+            kind = kind_of(view, copy)
+            draw = draw_views(self._augmentation, kind, heights, widths, generator)
+            draws.append(draw.rows(batch.rows))
+        source = batch.images.shape[1]
+        return Drawn(
+            prepare_views(draws, source, self.device),
+            tuple(self._kept(f"online tokens {n}", step, batch, view.online) for n in numbers),
+            tuple(self._kept(f"target tokens {n}", step, batch, view.target) for n in numbers),
+            tuple(self._paths(n, step, batch) for n in numbers),
+        )
 
-    def _render(self, images: Tensor, draw: ViewDraw, tokens: Tokens) -> Tensor:
+    def _pixels(self, images: Tensor, drawn: Drawn, tokens: Tokens) -> Tensor:
         side = tokens.grid * tokens.patch
-        reduction = reduction_matrix(side, tokens.patch, self._base_patch)
-        return make_view(images, draw, side, reduction, self._augmentation.resize)
+        reduction = _reduction(side, tokens.patch, self._base_patch, self.device)
+        return render_views(images, drawn.pixels, side, reduction, self._augmentation.resize)
 
-    def _kept(self, purpose: str, step: int, batch: Batch, tokens: Tokens) -> Tensor | None:
+    def _kept(self, purpose: str, step: int, batch: Batch, tokens: Tokens | None) -> Tensor | None:
         """None where every token is kept: the encoder then gathers nothing."""
-        if tokens.kept == tokens.grid**2:
+        if tokens is None or tokens.kept == tokens.grid**2:
             return None
         generator = self._generator(purpose, step)
         images, total = len(batch.indices), tokens.grid**2
-        kept = draw_kept_tokens(images, total, tokens.kept, generator, batch.rows)
-        return kept.to(self._device)
+        return draw_kept_tokens(images, total, tokens.kept, generator, batch.rows)
 
     def _paths(self, number: int, step: int, batch: Batch) -> Tensor | None:
         if self._drop_path == 0:
             return None
         generator = self._generator(f"paths {number}", step)
         paths = draw_paths(len(batch.indices), self._depth, self._drop_path, generator)
-        return paths[..., batch.rows].to(self._device)
+        return paths[..., batch.rows]
 
     def _generator(self, purpose: str, step: int) -> torch.Generator:
         return torch.Generator().manual_seed(derive_seed(self._seed, purpose, step))
 
 
-def each_view(views: Sequence[View]) -> Iterator[tuple[Kind, View]]:
-    """Every single view of an image, with the part of the recipe that it follows."""
-    for view in views:
-        for copy in range(view.count):
-            if view.name == "local":
-                yield "local", view
-            else:
-                yield ("first" if copy == 0 else "second"), view
+@lru_cache(maxsize=256)
+def _reduction(side: int, patch: int, base: int, device: torch.device) -> Tensor | None:
+    matrix = reduction_matrix(side, patch, base)
+    return None if matrix is None else matrix.to(device, torch.float32)
+
+
+def kind_of(view: View, copy: int) -> Kind:
+    """The part of the recipe that a copy of a view follows."""
+    if view.name == "local":
+        return "local"
+    return "first" if copy == 0 else "second"

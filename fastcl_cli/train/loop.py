@@ -5,12 +5,13 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
-from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from types import FrameType
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fastcl_cli import distributed
 from fastcl_cli.data.loader import Decoded, DecodedLoader
@@ -19,6 +20,7 @@ from fastcl_cli.errors import ConfigError
 from fastcl_cli.gradient_error.running import RunningError
 from fastcl_cli.methods.base import Teacher
 from fastcl_cli.plan import Plan, Segment
+from fastcl_cli.train.ahead import prepared_ahead
 from fastcl_cli.train.health import effective_rank, feature_std, prototypes_used
 from fastcl_cli.train.inputs import Batch
 from fastcl_cli.train.judge import Judge
@@ -130,15 +132,15 @@ class Meter:
         self.plan = plan
         self._reset()
         self._logged_steps = int(carried.get("steps", 0))
-        self._loss = carried.get("loss", 0.0)
+        self._loss: float | Tensor = carried.get("loss", 0.0)
 
     @property
     def state(self) -> dict[str, float]:
-        return {"steps": self._logged_steps, "loss": self._loss}
+        return {"steps": self._logged_steps, "loss": float(self._loss)}
 
     def _reset(self) -> None:
         self._logged_steps = self._steps = self._images = 0
-        self._loss = self._wait = 0.0
+        self._loss, self._wait = 0.0, 0.0
         self._since = time.perf_counter()
 
     def add(self, segment: Segment, result: StepResult, wait: float) -> None:
@@ -146,7 +148,7 @@ class Meter:
         self._logged_steps += 1
         self._steps += 1
         self._images += segment.batch
-        self._loss += result.loss
+        self._loss = self._loss + result.loss.double()  # on the device: it is not waited for
         self._wait += wait
 
     def line(self, done: int, segment: Segment, result: StepResult) -> dict[str, Any]:
@@ -158,6 +160,7 @@ class Meter:
         ``speedup`` is what the images so far would have cost without compression over what they
         did cost.
         """
+        loss = float(self._loss) / self._logged_steps  # a GPU has done all steps then
         seconds = time.perf_counter() - self._since
         described = segment.to_json()
         features = distributed.gather(result.features)
@@ -165,8 +168,8 @@ class Meter:
             "step": done,
             "epoch": self.plan.epochs_at(done),
             "batch": segment.batch,
-            "loss": self._loss / self._logged_steps,
-            "gradient_norm": result.gradient_norm,
+            "loss": loss,
+            "gradient_norm": float(result.gradient_norm),
             "feature_std": feature_std(features),
             "effective_rank": effective_rank(features),
             **self._teacher(result.teacher),
@@ -231,8 +234,9 @@ def run_steps(
     """
     done = first_step
     waiting_since = time.perf_counter()
-    with closing(batches(plan, loader, seed, first_step, stop_step)) as source:
-        for step, segment, batch in source:
+    source = batches(plan, loader, seed, first_step, stop_step)
+    with prepared_ahead(source, trainer.inputs) as steps:
+        for step, segment, batch in steps:
             wait = time.perf_counter() - waiting_since
             try:
                 result = trainer.step(step, segment.views, batch)
@@ -259,8 +263,10 @@ def run_steps(
                     line |= knn
                 log(line)
             if done % save_every == 0:
+                trainer.confirm()
                 save(done)
             if stop.agreed():
                 break
             waiting_since = time.perf_counter()
+    trainer.confirm()
     return done

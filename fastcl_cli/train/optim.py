@@ -45,6 +45,5 @@ def clip_each(parameters: Iterable[nn.Parameter], limit: float) -> None:
     DINO's recipe clips tensor by tensor, which is not the usual clipping of the joint norm.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch._foreach_norm(gradients)
-    scales = [(limit / norm.clamp(min=limit)) for norm in norms]
-    torch._foreach_mul_(gradients, scales)
+    norms = torch.stack(torch._foreach_norm(gradients))
+    torch._foreach_mul_(gradients, (limit / norms.clamp(min=limit)).unbind())

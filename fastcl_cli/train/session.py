@@ -60,6 +60,7 @@ from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.schedule.taken import taken_schedule
 from fastcl_cli.train.auto import words
 from fastcl_cli.train.changes import compare, phase_lines, place
+from fastcl_cli.train.compiling import compile_method
 from fastcl_cli.train.device import Device, choose_device
 from fastcl_cli.train.estimates import Estimates
 from fastcl_cli.train.folder import RunFolder, refused_update, unwritable
@@ -265,6 +266,8 @@ class Session:
 
     def trainer(self) -> Trainer:
         """What does the steps."""
+        dropped = self.config.drop_path > 0
+        compile_method(self.method, self.plan, self.device, self._announce, dropped_paths=dropped)
         return Trainer(
             self.method,
             self.optimizer,
@@ -296,7 +299,7 @@ class Session:
     def _loader(self) -> DecodedLoader:
         """Of all that the run reads while it trains."""
         assert self.config.decode is not None
-        return DecodedLoader(self.data, self.config.decode, self.device.threads)
+        return DecodedLoader(self.data, self.config.decode, self.device.loader_threads)
 
     def _open_folder(self) -> int:
         """Make or resume the folder; returns the number of updates done before."""

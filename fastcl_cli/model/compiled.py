@@ -1,0 +1,106 @@
+"""Running the transformer's blocks on a GPU: compiled, once for all of them and for every shape.
+
+What is compiled is one block, not the network: all blocks run the same code on other weights, so
+one compilation of some seconds serves the whole depth of both encoders. Batch and number of tokens
+are symbols in it, so a phase with another compression finds its code ready; nothing is compiled in
+the middle of a run. Matrix products go to the vendor's library either way; what is gained is that
+everything between them (norms, GELU, casts, residuals) takes one pass over the memory instead of
+several.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fastcl_cli.model.vit import Encoder
+
+Shape: TypeAlias = tuple[int, int]
+"""Images, and tokens of each."""
+
+_SHORT = 64
+"""Tokens below which the memory-efficient attention is the fastest: the others work on tiles of so
+many (one H200, forward and backward, 26 tokens: 0.52 ms against 0.63 and 0.98)."""
+
+
+_VARIANTS = 32
+"""Of a block's code: torch gives up after 8."""
+
+
+class CompilationError(Exception):
+    """Blocks cannot be compiled on this machine."""
+
+
+def run_block(block: nn.Module, x: Tensor) -> Tensor:
+    """A block's output, (B, T, D), with the attention that is fastest for T tokens on a GPU."""
+    return _run(block, x, x.shape[1] < _SHORT)
+
+
+def _run(block: nn.Module, x: Tensor, short: bool) -> Tensor:
+    if short:
+        with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
+            return block(x)  # type: ignore[no-any-return]
+    return block(x)  # type: ignore[no-any-return]
+
+
+def compile_blocks(
+    online: Encoder,
+    target: Encoder | None,
+    online_shapes: Sequence[Shape],
+    target_shapes: Sequence[Shape],
+    *,
+    dropped_paths: bool,
+    backend: str = "inductor",
+) -> None:
+    """Compile the blocks of both encoders, in the current autocast state, and run one at every
+    shape, so that all is compiled when this returns.
+
+    Code is made for the first shape's size, though it is right for any: the largest goes first.
+
+    Args:
+        dropped_paths: whether the online encoder's branches will have factors.
+        backend: torch's name of it.
+
+    Raises:
+        CompilationError: it cannot be done here; blocks run as they are.
+    """
+    compiled: Callable[[nn.Module, Tensor, bool], Tensor]
+    # Both encoders, with and without gradients, for few tokens and many: each is one.
+    torch._dynamo.config.recompile_limit = max(_VARIANTS, torch._dynamo.config.recompile_limit)
+    compiled = torch.compile(_run, dynamic=True, backend=backend)
+
+    def run(block: nn.Module, x: Tensor) -> Tensor:
+        return compiled(block, x, x.shape[1] < _SHORT)
+
+    encoders = [(online, online_shapes, dropped_paths)]
+    if target is not None:
+        encoders.append((target, target_shapes, False))
+    try:
+        for encoder, shapes, dropped in encoders:
+            encoder.run_block = run
+            _try(encoder, shapes, dropped)
+    except Exception as error:  # whatever a compiler, or one that is missing, may raise
+        for encoder, *_ in encoders:
+            encoder.run_block = run_block
+        lines = str(error).strip().splitlines() or [""]
+        raise CompilationError(f"{type(error).__name__}: {lines[0]}") from error
+
+
+def _try(encoder: Encoder, shapes: Iterable[Shape], dropped_paths: bool) -> None:
+    """Forward, and backward where there are gradients, through one block; none is left behind."""
+    block = encoder.vit.blocks[0]
+    parameters = [p for p in block.parameters() if p.requires_grad]
+    device = next(block.parameters()).device
+    for images, tokens in sorted(set(shapes), key=lambda shape: -shape[0] * shape[1]):
+        factors = torch.ones(encoder.depth, 2, images, device=device) if dropped_paths else None
+        encoder.set_paths(factors)
+        x = torch.ones(images, tokens, encoder.width, device=device)
+        with torch.set_grad_enabled(bool(parameters)):
+            output = encoder.run_block(block, x.requires_grad_(bool(parameters)))
+        if parameters:
+            torch.autograd.grad(output.sum(), [x, *parameters])
+    encoder.set_paths(None)
