@@ -3,7 +3,8 @@
 Times real steps (data, views, both encoders, heads, loss, optimizer, average) of built-in recipes,
 as `fastcl bench` does: all settings in turn, round by round. DATA is any data set; without it
 random pixels stand for the decoded images. ViT-S at batch 32 takes a quarter of an hour for each
-method on two cores.
+method on two cores. On a GPU the counted operations are also set against a large product of
+matrices in bf16, measured first.
 
     python benchmarks/step.py [--bases moco_full dino_full] [--data DATA] [--batch 32] [--record]
 """
@@ -11,9 +12,12 @@ method on two cores.
 from __future__ import annotations
 
 import argparse
+import statistics
 import tempfile
+import time
 from pathlib import Path
 
+import torch
 from common import record, table
 
 from fastcl_cli.data.source import open_split
@@ -35,15 +39,31 @@ SETTINGS = {
 }  # fmt: skip
 HEADER = [
     "recipe", "setting", "tokens", "cost", "ms/step", "quartiles", "ideal ms", "ideal / real",
-    "peak MB",
+    "images/s", "wait", "TFLOP/s", "peak MB",
 ]  # fmt: skip
 
 
-def with_settings(base: Loaded, settings: list[str], batch: int) -> Loaded:
+def with_settings(base: Loaded, settings: list[str], batch: int, model: str | None) -> Loaded:
     """A recipe with a phase for each setting."""
-    text = settings_text(base, {"length", "warmup", "batch", "freeze_last_layer"})
+    own = [f"batch {batch};", *([] if model is None else [f"model {model};"])]
+    dropped = {"length", "warmup", "freeze_last_layer", *(line.split()[0] for line in own)}
     phases = [f"epochs {i}-{i + 1}: {words};" for i, words in enumerate(settings)]
-    return compile_text("\n".join([text, f"batch {batch};", *phases, ""]), base.name, base.request)
+    text = "\n".join([settings_text(base, dropped), *own, *phases, ""])
+    return compile_text(text, base.name, base.request)
+
+
+def matrix_rate(side: int = 8192, products: int = 30) -> float:
+    """Operations a second of a product of square bf16 matrices of random numbers."""
+    a, b = (torch.randn(side, side, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    times = []
+    for _ in range(3):
+        torch.cuda.synchronize()
+        since = time.perf_counter()
+        for _ in range(products):
+            a @ b
+        torch.cuda.synchronize()
+        times.append((time.perf_counter() - since) / products)
+    return 2 * side**3 / statistics.median(times)
 
 
 def measure(loaded: Loaded, data: str | None, repetitions: int) -> Profile:
@@ -75,6 +95,9 @@ def rows_of(loaded: Loaded, settings: list[str], profile: Profile) -> list[list[
                 f"{spread.low:,.0f}-{spread.high:,.0f}",
                 f"{ideal:,.0f}",
                 f"{ideal / spread.median:.2f}",
+                f"{1000 * segment.batch / spread.median:,.0f}",
+                f"{measured.wait_ms / spread.median:.1%}",
+                f"{measured.flops / spread.median / 1e9:.3g}",
                 "" if measured.memory is None else f"{measured.memory / 1e6:,.0f}",
             ]
         )
@@ -85,6 +108,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bases", nargs="+", default=["moco_full", "dino_full"])
     parser.add_argument("--settings", nargs="+", help="as phases have them; `full` comes last")
+    parser.add_argument("--model", help="in place of the recipes' own")
     parser.add_argument("--data", help="beton, image folder, or a set's name")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--repetitions", type=int, default=5)
@@ -94,10 +118,13 @@ def main() -> None:
     for name in options.bases:
         base = load(name, data=options.data)
         settings = options.settings or SETTINGS[base.config.method]
-        loaded = with_settings(base, settings, options.batch)
+        loaded = with_settings(base, settings, options.batch, options.model)
         profile = measure(loaded, options.data, options.repetitions)
         rows += rows_of(loaded, settings, profile)
     body = table(HEADER, rows) + f"\n\nBatch {options.batch}; {options.repetitions} rounds."
+    if torch.cuda.is_available():
+        rate = matrix_rate() / 1e12
+        body += f" A product of 8,192 x 8,192 bf16 matrices: {rate:.0f} TFLOP/s."
     if options.record:
         record("Training steps against their ideal", body, choose_device("auto"))
     else:

@@ -96,6 +96,9 @@ class Bench:
         request: what to measure.
         data: the images to train on, or None for synthetic ones.
 
+    Attributes:
+        plan, loader, trainer: as a run has them; the plan's segments are the settings.
+
     Raises:
         ConfigError: the model or the precision cannot be had, or processes cannot share a batch.
     """
@@ -115,27 +118,33 @@ class Bench:
         )
         assert self._config.decode is not None
         self._decode: int = self._config.decode
-        self._plan = _endless(self._config, request.segments, images.images)
-        check_batches(self._plan, distributed.size())
+        self.plan = _endless(self._config, request.segments, images.images)
+        check_batches(self.plan, distributed.size())
         method = build_method(self._config, _SEED).to(self._device.device)
         torch.set_num_threads(self._device.threads)
         self._began = time.perf_counter()
-        self._loader: DecodedLoader | SyntheticLoader = (
+        self.loader: DecodedLoader | SyntheticLoader = (
             SyntheticLoader(self._decode)
             if data is None
             else DecodedLoader(data, self._decode, self._device.loader_threads)
         )
-        self._trainer = Trainer(
+        self.trainer = Trainer(
             method,
             build_optimizer(method, self._config.betas),
-            Schedules(self._config, self._plan, method.momentum_lead),
+            Schedules(self._config, self.plan, method.momentum_lead),
             InputMaker(self._config, images, _SEED, self._device.device),
             self._device,
             self._config.clip,
         )
         self._memory = PeakMemory(self._device.device)
         # Where in the plan each setting goes on.
-        self._next = [segment.first_step for segment in self._plan.segments]
+        self._next = [segment.first_step for segment in self.plan.segments]
+
+    def compile(self, announce: Callable[[str], None]) -> None:
+        """Compile what all settings run, where a run does so."""
+        dropped = self._config.drop_path > 0
+        method = self.trainer.method
+        compile_method(method, self.plan, self._device, announce, dropped_paths=dropped)
 
     def measure(self, announce: Callable[[str], None], progress: Progress) -> Profile:
         """Measure everything.
@@ -148,10 +157,7 @@ class Bench:
             UsageError: training without compression does not fit into memory (with several
                 processes: any setting).
         """
-        dropped = self._config.drop_path > 0
-        compile_method(
-            self._trainer.method, self._plan, self._device, announce, dropped_paths=dropped
-        )
+        self.compile(announce)
         settings, rounds = len(self._request.segments), self._request.repetitions
         total = settings * (1 + rounds)
         steps, start_s = self._warm_up(announce, lambda done: progress(done, total))
@@ -164,8 +170,8 @@ class Bench:
             for place, index in enumerate(order, 1):
                 timings[index].append(self._time(index, steps[index]))
                 progress(settings * (1 + round_) + place, total)
-            if isinstance(self._loader, DecodedLoader):
-                rates.append(self._loader_rate(self._loader))
+            if isinstance(self.loader, DecodedLoader):
+                rates.append(self._loader_rate(self.loader))
             saves.append(self._save_seconds())
         fixed = Fixed(start_s, _stream_seconds(timings), statistics.median(saves))
         return self._profile(timings, rates, fixed)
@@ -176,7 +182,7 @@ class Bench:
         """Steps of each setting that take about as long as asked, and the start-up's seconds."""
         steps: dict[int, int] = {}
         start_s = 0.0
-        for index, segment in enumerate(self._plan.segments):
+        for index, segment in enumerate(self.plan.segments):
             try:
                 timing = self._time(index, 1)
                 begun = time.perf_counter() - self._began
@@ -199,31 +205,31 @@ class Bench:
             steps[index] = distributed.greatest(min(max(least, wanted), _MOST_STEPS))
             progress(index + 1)
         patch = self._config.model.patch
-        if not any(is_full(self._plan.segments[index].views, patch) for index in steps):
-            raise _too_large(self._plan.segments[-1])
+        if not any(is_full(self.plan.segments[index].views, patch) for index in steps):
+            raise _too_large(self.plan.segments[-1])
         return steps, start_s
 
     def _time(self, index: int, steps: int) -> _Timing:
         """Time ``steps`` steps of a setting, after one that is not counted."""
         first = self._next[index]
         self._next[index] += steps + 1
-        meter = Meter(self._plan, {})
+        meter = Meter(self.plan, {})
         waits: list[float] = []
         first_waits: list[float] = []
         computing = 0.0
         self._memory.reset()
         # Longer than what is timed, so that the loader is at work until the end.
-        source = batches(self._plan, self._loader, _SEED, first, first + _LONG // 2)
-        with prepared_ahead(source, self._trainer.inputs) as ahead:
+        source = batches(self.plan, self.loader, _SEED, first, first + _LONG // 2)
+        with prepared_ahead(source, self.trainer.inputs) as ahead:
             since = time.perf_counter()
             for step, segment, batch in ahead:
                 arrived = time.perf_counter()
-                result = self._trainer.step(step, segment.views, batch)
+                result = self.trainer.step(step, segment.views, batch)
                 if step in (first, first + steps):
                     self._synchronise()
                 done = time.perf_counter()
                 meter.add(segment, result, arrived - since)
-                begins = step == first or self._plan.position(step).offset == 0
+                begins = step == first or self.plan.position(step).offset == 0
                 (first_waits if begins else waits).append(arrived - since)
                 computing += done - arrived if step > first else 0.0
                 if step == first + steps:
@@ -244,7 +250,7 @@ class Bench:
         """Images a second that the loaders of all processes deliver while nothing else is done."""
         batch = max(s.batch for s in self._request.segments) // distributed.size()
         seconds = self._request.seconds
-        order = epoch_order(self._plan.images, _SEED, 0)
+        order = epoch_order(self.plan.images, _SEED, 0)
         order = np.resize(order, 4 * batch + round(_FASTEST_LOADER * seconds))
         distributed.wait()
         with loader.stream(order, batch) as stream:
@@ -256,7 +262,7 @@ class Bench:
         return count / taken * distributed.size()
 
     def _save_seconds(self) -> float:
-        header = RunHeader(0, self._plan.hash(), self._config.to_json(), "", "", {}, {}, {})
+        header = RunHeader(0, self.plan.hash(), self._config.to_json(), "", "", {}, {}, {})
         spec = BackboneSpec.of(self._config, _SEED)
         if distributed.rank() > 0:
             return 0.0
@@ -264,7 +270,7 @@ class Bench:
             with TemporaryDirectory(dir=self._request.scratch) as folder:
                 path = Path(folder) / "bench.safetensors"
                 since = time.perf_counter()
-                save_run(path, self._trainer.method, self._trainer.optimizer, spec, header)
+                save_run(path, self.trainer.method, self.trainer.optimizer, spec, header)
                 return time.perf_counter() - since
         except OSError as error:
             folder = str(self._request.scratch)
@@ -285,13 +291,12 @@ class Bench:
             date=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
             repetitions=self._request.repetitions,
             data=None if self._data is None else self._config.data,
-            images=self._plan.images,
+            images=self.plan.images,
             memory_kind=self._memory.kind,
             workload=Workload.of(self._config),
             recipe=Recipe.of(self._config),
             measured=tuple(
-                self._measured(self._plan.segments[index], times)
-                for index, times in timings.items()
+                self._measured(self.plan.segments[index], times) for index, times in timings.items()
             ),
             loader=Loader(Spread.of(rates), self._decode) if rates else None,
             fixed=fixed,

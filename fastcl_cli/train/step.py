@@ -97,21 +97,24 @@ class Trainer:
         loss.value.backward()  # type: ignore[no-untyped-call]
 
         norm = gradient_norm(self.method.online.parameters())
-        if self.clip is not None:
-            clip_each(self.method.online.parameters(), self.clip)
         whole = distributed.average(loss.value.detach())
         self._verdict.of(step, whole, norm)
+        self.update(values, loss)
+        return StepResult(whole, norm, values, loss.features, loss.teacher)
+
+    def update(self, values: Values, loss: Loss) -> None:
+        """Clip the gradients of ``loss``, update the weights with them, average the target."""
+        if self.clip is not None:
+            clip_each(self.method.online.parameters(), self.clip)
         for parameter in self.method.frozen(values.epochs):
             parameter.grad = None
         set_values(self.optimizer, values)
         self.optimizer.step()
-
         if self.method.target is not None:
             assert values.momentum is not None
             update_average(self.method.target, self.method.online, values.momentum)
         if loss.statistics is not None:
             self.method.absorb(loss.statistics)
-        return StepResult(whole, norm, values, loss.features, loss.teacher)
 
     def confirm(self) -> None:
         """Make sure that what has been trained so far may be kept.
