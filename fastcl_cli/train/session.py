@@ -137,7 +137,9 @@ class Session:
         self._saved: int | None = None
         self._changes: list[dict[str, Any]] = []
         self._pending: dict[str, Any] = {}
-        self._watch = Watch(self.plan.epochs, self.plan.in_epochs(self.config.warmup))
+        self._watch = Watch(
+            self.config.method, self.plan.epochs, self.plan.in_epochs(self.config.warmup)
+        )
         judged = (self.config.knn, self.config.val)
         distributed.need_equal(repr((self._header(0), judged)), "the run")
         self.judge = open_judge(
