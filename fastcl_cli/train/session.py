@@ -37,6 +37,7 @@ from fastcl_cli.errors import (
     NumericalError,
     RequeueError,
     RunFailedError,
+    StoppedError,
     UsageError,
 )
 from fastcl_cli.events import (
@@ -74,7 +75,7 @@ from fastcl_cli.train.step import Trainer
 from fastcl_cli.train.usage import Usage
 
 
-class _StoppedError(Exception):
+class _GivenUpError(Exception):
     """A signal came while gradients were being measured."""
 
 
@@ -215,7 +216,7 @@ class Session:
         try:
             yield
             outcome, why = "done", ""
-        except (InterruptError, RequeueError) as error:
+        except StoppedError as error:
             outcome, why = "stopped", error.message
             raise
         except BaseException as error:
@@ -241,7 +242,7 @@ class Session:
             if auto is not None and auto.due(done):
                 try:
                     self._decide(done, stop)
-                except _StoppedError:
+                except _GivenUpError:
                     break
             end = self.stop_step if auto is None else auto.next_decision(done + 1)
             done = run_steps(
@@ -280,7 +281,7 @@ class Session:
         def progress(done: int, total: int) -> None:
             self._emit(Measuring(done, total))
             if stop.agreed():
-                raise _StoppedError
+                raise _GivenUpError
 
         with self._meter.paused():
             decision = self.estimates.decide(step, progress)
