@@ -240,7 +240,7 @@ def test_a_failure_keeps_the_old_file(tmp_path: Path) -> None:
     before = out.read_bytes(), sidecar_path(out).read_bytes()
     (source / "a" / "bad.png").write_bytes(b"")
     with pytest.raises(DataError):
-        pack(source, out, settings=Settings(strict=True))
+        pack(source, out, overwrite=True, settings=Settings(strict=True))
     assert (out.read_bytes(), sidecar_path(out).read_bytes()) == before
     assert left(tmp_path) == {"set", "x.beton", "x.beton.json"}
 
@@ -411,7 +411,7 @@ def test_one_part_of_a_tree_goes_to_the_name_given(tmp_path: Path) -> None:
     source, out = make_tree(tmp_path / "set"), tmp_path / "x.beton"
     pack(source, tmp_path / "both.beton")
     for part in ("train", "val"):
-        (report,) = pack(source, out, split=part)
+        (report,) = pack(source, out, split=part, overwrite=True)
         assert report.path == out and report.classes == ("ant", "bee", "cat")
         assert out.read_bytes() == (tmp_path / f"both-{part}.beton").read_bytes()
 
@@ -436,7 +436,7 @@ def test_a_tree_is_packed_whole_or_not_at_all(tmp_path: Path) -> None:
     assert len(before) == 4
     photo(3).save(source / "train" / "ant" / "new.png")
     with pytest.raises(DataError):
-        pack(source, out / "x.beton", settings=Settings(strict=True))
+        pack(source, out / "x.beton", overwrite=True, settings=Settings(strict=True))
     assert {path: path.read_bytes() for path in out.iterdir()} == before
 
 
@@ -456,7 +456,7 @@ def test_room_is_needed_for_both_parts(tmp_path: Path, monkeypatch) -> None:
         pack("digits", tmp_path / "x.beton")
     assert left(tmp_path) == set()
     for part in ("train", "val"):
-        pack("digits", tmp_path / "x.beton", split=part)
+        pack("digits", tmp_path / "x.beton", split=part, overwrite=True)
 
 
 @pytest.mark.parametrize(
