@@ -78,6 +78,6 @@ class RequeueError(StoppedError):
 
 
 class InterruptError(StoppedError):
-    """The run was interrupted (SIGINT), and wrote a checkpoint where there was something to save."""
+    """The run was interrupted (SIGINT), and wrote a checkpoint as `RequeueError` has it."""
 
     exit_code = 130

@@ -69,7 +69,7 @@ def play(names: Sequence[LoggerName], first: int, last: int) -> list[str]:
             folder.append_metrics(line)
             emit(StepLogged(line))
         if last == PLAN.steps:
-            emit(RunFinished(last, 1.0, folder.path, ""))
+            emit(RunFinished(last, last, 1.0, folder.path, ""))
     return said
 
 

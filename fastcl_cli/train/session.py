@@ -490,4 +490,4 @@ class Session:
                     taken = taken_schedule(self._request.schedule, self.plan, path.name)
                     write_text(self.folder.taken, taken)
         line = timm_line(self.folder.backbone, self.spec)
-        self._emit(RunFinished(done, seconds, path, line))
+        self._emit(RunFinished(done, self.plan.steps, seconds, path, line))

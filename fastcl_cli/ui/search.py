@@ -221,8 +221,8 @@ def _print(record: Mapping[str, Any], target: Path, drawing: Path) -> None:
             console.print(f"{span}: {stage['setting']}: {stage['why']}", soft_wrap=True)
         cost = record["cost"]
         console.print(
-            f"cost {record['mean_cost']:.3f} of no compression ({record['speedup']:.2f}x); the "
-            f"search took {cost['training_units']:,.0f} units for training, "
+            f"cost {record['mean_cost']:.3f} of no compression ({record['speedup']:.2f}x fewer "
+            f"operations); the search took {cost['training_units']:,.0f} units for training, "
             f"{cost['measuring_units']:,.0f} for measuring, {cost['seconds']:,.0f} s",
             soft_wrap=True,
         )
