@@ -118,7 +118,7 @@ def _finish(
         return
     _show(profile, map_)
     option = "" if out is None else f" --profile {path}"
-    use = f"fastcl estimate {loaded.name} --budget 100gpuh{option}"
+    use = f"fastcl estimate {loaded.name}{option}"
     stdout().print(f"wrote {path}\nuse it:  {use}", soft_wrap=True)
 
 
