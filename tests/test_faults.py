@@ -39,7 +39,7 @@ from fastcl_cli.errors import (
     RunFailedError,
     UsageError,
 )
-from fastcl_cli.evaluate.probe import data_of_run
+from fastcl_cli.evaluate.sets import data_of_run
 from fastcl_cli.events import CheckpointSaved, Event, Notice, RunStarted
 from fastcl_cli.model.vit import Encoder
 from fastcl_cli.profile_file import read_profile

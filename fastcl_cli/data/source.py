@@ -18,7 +18,7 @@ from fastcl_cli.data.parts import (
     splits_of,
     unknown,
 )
-from fastcl_cli.data.shards import open_shards
+from fastcl_cli.data.shards import open_shards, shard_files
 from fastcl_cli.errors import DataError
 from fastcl_cli.files import cache_folder, is_pattern
 
@@ -98,6 +98,18 @@ def open_judging(
         folder, settings = list_folder(path, classes), Settings(workers=workers)
         return _open_folder(path, "all", folder, settings, cache_folder(), announce, progress)
     return open_split(data, "val", announce=announce, workers=workers, progress=progress)
+
+
+def need_there(data: str) -> None:
+    """Make sure that there is something of that name; what is in it is not looked at.
+
+    Raises:
+        DataError: there is no such file or folder, and no set of that name.
+    """
+    if is_pattern(data):
+        shard_files(data)
+    elif not (Path(data).exists() or is_name(data)):
+        raise unknown(data)
 
 
 def names_betons(data: str) -> bool:

@@ -32,7 +32,6 @@ from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.source import open_split
 from fastcl_cli.errors import (
     CheckpointError,
-    ConfigError,
     InterruptError,
     NumericalError,
     RequeueError,
@@ -56,19 +55,20 @@ from fastcl_cli.files import write_text
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_method
 from fastcl_cli.plan import Plan, default_log_interval, default_save_interval
-from fastcl_cli.run_files import library_versions
+from fastcl_cli.run_files import library_versions, unwritable
 from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.schedule.taken import taken_schedule
 from fastcl_cli.train.auto import words
 from fastcl_cli.train.changes import compare, phase_lines, place
 from fastcl_cli.train.device import Device, choose_device
 from fastcl_cli.train.estimates import Estimates
-from fastcl_cli.train.folder import RunFolder, refused_update, unwritable
+from fastcl_cli.train.folder import RunFolder, refused_update
 from fastcl_cli.train.health import Watch
 from fastcl_cli.train.inputs import InputMaker, decoded_side
 from fastcl_cli.train.judge import open_judge
 from fastcl_cli.train.loop import Meter, Stop, check_batches, run_steps
 from fastcl_cli.train.optim import build_optimizer
+from fastcl_cli.train.paths import data_of
 from fastcl_cli.train.request import RunRequest
 from fastcl_cli.train.schedules import Schedules
 from fastcl_cli.train.step import Trainer
@@ -94,17 +94,14 @@ class Session:
         self._leads = distributed.rank() == 0
         self._emit: Emit = emit if self._leads else lambda event: None
         config = request.schedule.config
-        if config.data is None:
-            raise ConfigError(
-                "the schedule names no data", 'add `data "imagenet.beton";` or pass --data'
-            )
+        data = data_of(config)
         check_batches(request.schedule.plan, distributed.size())
         self.device: Device = choose_device(config.precision)
         # Built first: a method or model that cannot be trained should not cost a packing.
         self.method: Method = build_method(config, request.seed).to(self.device.device)
         with distributed.leader_first():
             self.data: Beton = open_split(
-                config.data,
+                data,
                 "train",
                 announce=self._announce,
                 workers=available_cores(),
