@@ -59,10 +59,15 @@ def need_checkpoint(path: Path) -> None:
     """Make sure that there is a file to begin with.
 
     Raises:
-        CheckpointError: there is not.
+        CheckpointError: there is not, or it cannot be seen.
     """
-    if not path.exists():
-        raise CheckpointError(f"{path}: no such file", "name a backbone or a checkpoint")
+    reason = "no such file"
+    try:
+        if path.exists():
+            return
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+    raise CheckpointError(f"{path}: {reason}", "name a backbone or a checkpoint")
 
 
 def unwritable(path: Path, error: OSError) -> UsageError:

@@ -14,6 +14,7 @@ from fastcl_cli.schedule import load
 from fastcl_cli.train.paths import need_paths
 
 ROOT = Path(__file__).resolve().parent.parent
+LONG = "x" * 300
 WITHOUT = """
 import importlib.machinery, sys
 
@@ -57,10 +58,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("run quickstart --out full", "--out full is not empty"),
         ("run quickstart --out full --gpus 2", "--out full is not empty"),
         ("run quickstart --out x.safetensors/run", "cannot write to x.safetensors/run"),
+        (f"run quickstart --data {LONG}", f"{LONG}: cannot be read: File name too long"),
+        (f"run quickstart --out {LONG}", f"cannot write to {LONG}: File name too long"),
         ("bench quickstart --data phtos/", "phtos/: no such file or folder"),
         ("search quickstart --data phtos/", "phtos/: no such file or folder"),
         ("search --checkpoints y.safetensors", "y.safetensors: no such file"),
         ("probe y.safetensors --data digits", "y.safetensors: no such file"),
+        (f"probe {LONG}", f"{LONG}: cannot be read: File name too long"),
+        (f"probe x.safetensors --data {LONG}", f"{LONG}: cannot be read: File name too long"),
         ("probe x.safetensors --data labeled/", "labeled/: no such file or folder"),
         ("probe x.safetensors --train a.beton --val b.beton", "a.beton: no such file"),
         ("probe x.safetensors", "probe needs labelled data"),

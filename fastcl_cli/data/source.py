@@ -49,6 +49,7 @@ def open_split(
     Raises:
         DataError: it does not exist, has no such part, or cannot be read.
     """
+    need_there(data)
     path = Path(data)
     cache = cache_folder() if cache is None else cache
     if names_betons(data):
@@ -104,12 +105,15 @@ def need_there(data: str) -> None:
     """Make sure that there is something of that name; what is in it is not looked at.
 
     Raises:
-        DataError: there is no such file or folder, and no set of that name.
+        DataError: there is no such file or folder, and no set of that name, or none can be seen.
     """
-    if is_pattern(data):
-        shard_files(data)
-    elif not (Path(data).exists() or is_name(data)):
-        raise unknown(data)
+    try:
+        if is_pattern(data):
+            shard_files(data)
+        elif not (Path(data).exists() or is_name(data)):
+            raise unknown(data)
+    except OSError as error:
+        raise DataError(f"{data}: cannot be read: {error.strerror}") from None
 
 
 def names_betons(data: str) -> bool:

@@ -4,7 +4,6 @@ misspelt is said at once. A session looks again, and at what is in the files."""
 from __future__ import annotations
 
 import os
-from contextlib import suppress
 from errno import EACCES, ENOTDIR
 from pathlib import Path
 
@@ -58,10 +57,13 @@ def need_paths(
 
 def _need_out(out: Path, *, empty: bool) -> None:
     """Refuse a folder that cannot be written, or with ``empty`` one that holds something."""
-    if empty:
-        with suppress(OSError):  # whoever writes it says more
+    try:
+        if empty:
             RunFiles(out).need_empty()
-    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
-    number = ENOTDIR if not nearest.is_dir() else EACCES
-    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
-        raise unwritable(out, OSError(number, os.strerror(number)))
+        nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+        if not nearest.is_dir():
+            raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR))
+        if not os.access(nearest, os.W_OK | os.X_OK):
+            raise PermissionError(EACCES, os.strerror(EACCES))
+    except OSError as error:
+        raise unwritable(out, error) from None

@@ -44,7 +44,7 @@ def opening(event: RunStarted) -> list[str]:
         f"{event.title}: {plan.method}, {event.images:,} images, {plan.epochs:g} epochs, "
         f"{plan.steps:,} steps in {segments} segment{'s' if segments > 1 else ''}",
         f"{event.parameters:,} trained parameters in {event.precision} on {event.device}",
-        f"{plan.speedup:.2f}x fewer operations than without compression{auto}; "
+        f"planned cost {plan.mean_cost:.3f} of full ({plan.speedup:.2f}x fewer operations){auto}; "
         f"writing {event.folder}",
     ]
 
