@@ -354,7 +354,10 @@ def test_a_download_happens_once(tmp_path: Path, monkeypatch, said: list[str]) -
         ]  # fmt: skip
         once = len(asked)
         assert once and "CIFAR10: not whole in" in said[0]
-        pack("CIFAR10", tmp_path / "x.beton", root=root)
+        pack("CIFAR10", tmp_path / "x.beton", root=root, overwrite=True)
+        # A file that is there is seen before anything is downloaded.
+        with pytest.raises(UsageError, match=r"x-train\.beton exists"):
+            pack("CIFAR10", tmp_path / "x.beton", root=tmp_path / "elsewhere")
         assert len(asked) == once
     assert socket.getdefaulttimeout() is None
 
