@@ -35,7 +35,7 @@ from fastcl_cli.evaluate.bench import Row
 from fastcl_cli.evaluate.features import Features
 from fastcl_cli.evaluate.images import Images
 from fastcl_cli.evaluate.knn import knn_accuracy
-from fastcl_cli.evaluate.probe import open_probe_data
+from fastcl_cli.evaluate.sets import open_probe_data
 from fastcl_cli.evaluate.settings import ProbeSettings
 from fastcl_cli.schedule import Loaded, compile_text
 from fastcl_cli.train.device import choose_device

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from fastcl_cli.cost import units_per_image
 from fastcl_cli.evaluate.bench import Row
-from fastcl_cli.evaluate.probe import open_probe_data, probe
+from fastcl_cli.evaluate.probe import probe
+from fastcl_cli.evaluate.sets import open_probe_data
 from fastcl_cli.evaluate.settings import ProbeSettings
 from fastcl_cli.events import Event, Notice, RunFinished
 from fastcl_cli.schedule import Loaded, compile_text

@@ -9,8 +9,9 @@ from typing import Literal, Protocol
 
 from fastcl_cli.config import RunConfig
 from fastcl_cli.cost import forward_flops, repeated_flops
-from fastcl_cli.devices import Device, find_device, is_hardware
+from fastcl_cli.devices import Device, find_device, is_hardware, nvidia_smi
 from fastcl_cli.errors import ConfigError, UsageError
+from fastcl_cli.extras import processor_name
 from fastcl_cli.plan import View
 from fastcl_cli.profile import Fixed, Measured, Profile
 from fastcl_cli.profile_file import read_profile, stored_profiles
@@ -222,6 +223,12 @@ def choose_clocks(
             f"measured on {measured[0][1].device}: {names}; estimate these alone to use it"
         )
     analytic = AnalyticClock(*find_device(gpu))
+    if gpu.lower() == "auto" and nvidia_smi("name") is None:
+        file = schedules[0].name if len(schedules) == 1 else "FILE"
+        notes.append(
+            f"these are not times of this machine ({processor_name()}): `fastcl bench {file}` "
+            "measures those, and `estimate` then takes them"
+        )
     return [(loaded, analytic) for loaded in schedules], notes
 
 

@@ -66,14 +66,18 @@ class NumericalError(FastclError):
     exit_code = 4
 
 
-class RequeueError(FastclError):
+class StoppedError(FastclError):
+    """Not a fault: someone asked for the end, and it is said without the word."""
+
+
+class RequeueError(StoppedError):
     """The run was asked to stop (SIGTERM, SIGUSR1), wrote a checkpoint where there was something to
     save, and can be started again."""
 
     exit_code = 75
 
 
-class InterruptError(FastclError):
-    """The run was interrupted (SIGINT) and wrote a checkpoint."""
+class InterruptError(StoppedError):
+    """The run was interrupted (SIGINT), and wrote a checkpoint as `RequeueError` has it."""
 
     exit_code = 130

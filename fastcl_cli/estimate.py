@@ -17,7 +17,7 @@ from fastcl_cli.schedule.format import format_schedule
 from fastcl_cli.schedule.load import Loaded, ScheduleError, compile_text
 from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.schedule.taken import as_run
-from fastcl_cli.units import Budget, plain_number, round_half_up
+from fastcl_cli.units import Budget, plain_number, round_half_up, time_words, units_words
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +60,7 @@ class Estimate:
 
     ``gpu_hours`` are those of all devices together; ``gpu_hours_full`` is for the same images
     without compression. ``units`` are uncompressed forward passes of the base model.
+    ``epochs_in_budget`` and ``fits`` are None where there is no budget.
     ``overhead_hours`` of ``gpu_hours`` go into start-up, log lines, checkpoints and the first
     batches of epochs. ``ceiling`` is the loader's, in images a second, or None.
     """
@@ -69,8 +70,8 @@ class Estimate:
     gpu_hours: float
     gpu_hours_full: float
     units: float
-    epochs_in_budget: float
-    fits: bool
+    epochs_in_budget: float | None
+    fits: bool | None
     named: bool
     source: str
     overhead_hours: float
@@ -106,8 +107,11 @@ class Estimate:
         }
 
 
-def estimate(loaded: Loaded, budget: Budget, clock: Clock, named: bool, gpus: int = 1) -> Estimate:
-    """Cost of a schedule by a clock, on ``gpus`` devices that share every batch."""
+def estimate(
+    loaded: Loaded, budget: Budget | None, clock: Clock, named: bool, gpus: int = 1
+) -> Estimate:
+    """Cost of a schedule by a clock, on ``gpus`` devices that share every batch; and where there is
+    a budget, how much of the schedule it pays for."""
     plan, config = loaded.plan, loaded.config
     full = full_views(config)
     times = tuple(_segment_time(config, segment, full, clock, gpus) for segment in plan.segments)
@@ -118,27 +122,31 @@ def estimate(loaded: Loaded, budget: Budget, clock: Clock, named: bool, gpus: in
         for seconds in ([t.seconds for t in times], [t.full_seconds for t in times])
     )
     units = plan.images_at(plan.steps) * units_per_image(config, full) * plan.mean_cost
-    amount = float(budget.amount)
-    if budget.kind == "gpu_hours":
-        # What comes once comes first; the rest grows with the length.
-        constant = gpus * once / 3600
-        share = max(0.0, amount - constant) / (hours - constant)
-    else:
-        share = amount / units
+    # What comes once comes first; the rest grows with the length.
+    share = None if budget is None else _share(budget, hours, gpus * once / 3600, units)
     return Estimate(
         loaded.name,
         plan.epochs,
         hours,
         hours_full,
         units,
-        plan.epochs * share,
-        share >= 1,
+        None if share is None else plan.epochs * share,
+        None if share is None else share >= 1,
         named,
         clock.source,
         gpus * (streams + once) / 3600,
         clock.ceiling,
         times,
     )
+
+
+def _share(budget: Budget, hours: float, constant: float, units: float) -> float:
+    """The part of a schedule's length that a budget pays for, ``constant`` of the hours being there
+    whatever the length; above 1 where something is left."""
+    amount = float(budget.amount)
+    if budget.kind == "units":
+        return amount / units
+    return max(0.0, amount - constant) / (hours - constant)
 
 
 def _segment_time(
@@ -178,9 +186,9 @@ def require_fit(estimates: Sequence[Estimate], budget: Budget) -> None:
     """
     for item in estimates:
         if item.named and not item.fits:
-            needs = f"{item.gpu_hours:,.1f} GPU-hours"
-            if budget.kind == "units":
-                needs = f"{item.units / 1e6:,.1f} million units"
+            needs = f"{units_words(item.units)}units"
+            if budget.kind == "gpu_hours":
+                needs = f"{time_words(3600 * item.gpu_hours)} of GPU time"
             raise BudgetError(
                 f"{item.name} needs {needs}; the budget is {budget.text}",
                 f"{item.epochs_in_budget:,.1f} of its {item.epochs:g} epochs fit; "
@@ -203,6 +211,7 @@ def fit(loaded: Loaded, budget: Budget, clock: Clock, gpus: int = 1) -> str:
             f"put `images {loaded.config.images};` into the schedule",
         )
     current = estimate(loaded, budget, clock, named=True, gpus=gpus)
+    assert current.epochs_in_budget is not None
     if current.fits:
         return format_schedule(replace(loaded.schedule, statements=tuple(as_run(loaded))))
     total = loaded.plan.total

@@ -78,10 +78,11 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class RunFinished:
-    """Training ended; ``load_line`` is the Python line that loads the backbone into timm, or empty
-    where no backbone was written."""
+    """Training ended after ``step`` of the schedule's ``steps``; ``load_line`` is the Python line
+    that loads the backbone into timm, or empty where no backbone was written."""
 
     step: int
+    steps: int
     seconds: float
     folder: Path
     load_line: str

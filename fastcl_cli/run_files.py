@@ -7,6 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from fastcl_cli import __version__
+from fastcl_cli.errors import CheckpointError, UsageError
 
 LIBRARIES = ("torch", "timm", "ffcv")
 
@@ -32,6 +33,48 @@ class RunFiles:
         self.report = path / "report.html"
         self.tensorboard = path / "tensorboard"
         self.wandb = path / "wandb"
+        self.lock = path / ".lock"
+        """There while a process is at work in the folder."""
+
+    def entries(self) -> list[Path]:
+        """All that is in the folder, but for the lock."""
+        return [entry for entry in self.path.iterdir() if entry != self.lock]
+
+    def need_empty(self) -> None:
+        """Make sure that a new run would replace nothing.
+
+        Raises:
+            UsageError: the folder holds something.
+            OSError: it cannot be read.
+        """
+        if self.path.is_dir() and self.entries():
+            raise UsageError(
+                f"--out {self.path} is not empty",
+                "continue the run in it with `--resume auto`, replace it with `--overwrite`, "
+                "or name another folder",
+            )
+
+
+def need_checkpoint(path: Path) -> None:
+    """Make sure that there is a file to begin with.
+
+    Raises:
+        CheckpointError: there is not, or it cannot be seen.
+    """
+    reason = "no such file"
+    try:
+        if path.exists():
+            return
+    except OSError as error:
+        reason = f"cannot be read: {error.strerror}"
+    raise CheckpointError(f"{path}: {reason}", "name a backbone or a checkpoint")
+
+
+def unwritable(path: Path, error: OSError) -> UsageError:
+    """The error for a run's folder that cannot be written."""
+    return UsageError(
+        f"cannot write to {path}: {error.strerror or error}", "name another folder with --out"
+    )
 
 
 def library_versions() -> dict[str, str]:

@@ -92,6 +92,24 @@ def short_number(value: Fraction) -> str:
     return f"{float(value):,.4f}".rstrip("0").rstrip(".")
 
 
+def time_words(seconds: float) -> str:
+    """A time for people, in hours from one hour on, for budgets are: ``4.2 s``, ``12 min``,
+    ``1,234 h``."""
+    for limit, unit in ((60, "s"), (3600, "min")):
+        if seconds < limit * 0.9995:
+            return f"{60 * seconds / limit:.3g} {unit}"
+    hours = seconds / 3600
+    return f"{hours:,.1f} h" if hours >= 10 else f"{hours:.3g} h"
+
+
+def units_words(units: float) -> str:
+    """A number of units as a budget has it, less the word: ``16.1k``, ``78M``, ``1.2G``."""
+    for letter, scale in (("", 1), ("k", 1e3), ("M", 1e6)):
+        if units < 999.5 * scale:
+            return f"{units / scale:.3g}{letter}"
+    return f"{units / 1e9:,.1f}G"
+
+
 @dataclass(frozen=True, slots=True)
 class Budget:
     """What may be spent: GPU-hours, or units (uncompressed forward passes of the base model)."""

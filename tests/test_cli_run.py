@@ -218,6 +218,29 @@ def test_pack_skips_what_cannot_be_read_and_strict_fails(cli: Cli) -> None:
     assert not Path("strict.beton").exists()
 
 
+def test_pack_replaces_a_file_only_where_asked(cli: Cli) -> None:
+    from PIL import Image
+
+    for part in ("train", "val"):
+        for name in ("cats", "dogs"):
+            Path("photos", part, name).mkdir(parents=True)
+            Image.new("RGB", (20, 20), "red").save(Path("photos", part, name, "0.png"))
+    work = Path("out-val.beton")
+    work.write_text("years of work")
+    code, error, help = cli.error("pack", "photos", "out.beton", "--workers", "1")
+    assert (code, error) == (2, "error: out-val.beton exists") and "--overwrite" in help
+    assert work.read_text() == "years of work" and not Path("out-train.beton").exists()
+    # One part goes to a name of its own.
+    one = ("pack", "photos", "one.beton", "--split", "train", "--workers", "1")
+    assert cli(*one)[0] == 0
+    before = Path("one.beton").read_bytes()
+    assert cli.error(*one)[:2] == (2, "error: one.beton exists")
+    assert cli(*one, "--overwrite", "--quality", "10")[0] == 0
+    assert Path("one.beton").read_bytes() != before
+    assert cli("pack", "photos", "out.beton", "--workers", "1", "--overwrite")[0] == 0
+    assert len(work.read_bytes()) > 1000 and Path("out-train.beton").exists()
+
+
 def test_a_set_by_name_is_packed_trained_on_and_judged_on(
     cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -253,6 +253,19 @@ def test_estimate_lists_every_builtin(cli: Cli) -> None:
     assert "40% assumed" in out
 
 
+def test_estimate_without_a_budget_says_what_schedules_take(cli: Cli) -> None:
+    """All that it says with one, less what is said of the budget."""
+    for files in ([], ["good.fcs"]):
+        _, with_budget = cli.json("estimate", *files, "--budget", "9999gpuh", "--gpu", "a100")
+        status, value = cli.json("estimate", *files, "--gpu", "a100")
+        assert (status, value["budget"]) == (0, None)
+        for row, other in zip(value["schedules"], with_budget["schedules"], strict=True):
+            assert row["fits"] is None and row["epochs_in_budget"] is None
+            assert {**other, "fits": None, "epochs_in_budget": None} == row
+    _, out, _ = cli("estimate", "good.fcs", "--gpu", "a100")
+    assert "fits" not in out and "epochs in" not in out and "speed-up" in out
+
+
 @pytest.mark.parametrize(
     ("arguments", "status"),
     [
@@ -261,7 +274,8 @@ def test_estimate_lists_every_builtin(cli: Cli) -> None:
         (["--budget", "1gpuh"], 0),
         (["bad.fcs", "--budget", "1gpuh"], 2),
         (["missing.fcs", "--budget", "1gpuh"], 2),
-        (["good.fcs"], 2),
+        (["good.fcs"], 0),
+        (["good.fcs", "--write", "out.fcs"], 2),
         (["good.fcs", "--budget", "one"], 2),
         (["good.fcs", "--budget", "1gpuh", "--gpu", "abacus"], 2),
         (["good.fcs", "--budget", "1gpuh", "--gpus", "0"], 2),
@@ -291,7 +305,7 @@ def test_gpus_and_price(cli: Cli) -> None:
     assert row["hours"] == pytest.approx(row["gpu_hours"] / 4)
     assert row["price"] == pytest.approx(row["gpu_hours"] * 2.5)
     _, out, _ = cli(*arguments)
-    assert "hours on 4" in out
+    assert "GPU time" in out and "time on 4" in out
     assert "price" in out
 
 

@@ -127,7 +127,8 @@ def test_sets_without_parts(name: str, tmp_path: Path, monkeypatch, said: list[s
     assert sorted(parts[0] + parts[1]) == [(number, number % 2) for number in range(HELD)]
     assert [label for _, label in sorted(parts[1], key=lambda one: one[1])] == [0, 1]
     assert all(list(report.classes or ()) == classes for report in reports)
-    assert any("split 80/20 within each class; 10 of 12 images are for train" in s for s in said)
+    words = "split 80/20 within each class, val rounded down; 10 of 12 images (83.3%) are for train"
+    assert any(words in s for s in said)
 
 
 def test_unlabelled_images_train(tmp_path: Path, monkeypatch, said: list[str]) -> None:
@@ -353,7 +354,10 @@ def test_a_download_happens_once(tmp_path: Path, monkeypatch, said: list[str]) -
         ]  # fmt: skip
         once = len(asked)
         assert once and "CIFAR10: not whole in" in said[0]
-        pack("CIFAR10", tmp_path / "x.beton", root=root)
+        pack("CIFAR10", tmp_path / "x.beton", root=root, overwrite=True)
+        # A file that is there is seen before anything is downloaded.
+        with pytest.raises(UsageError, match=r"x-train\.beton exists"):
+            pack("CIFAR10", tmp_path / "x.beton", root=tmp_path / "elsewhere")
         assert len(asked) == once
     assert socket.getdefaulttimeout() is None
 

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -598,24 +597,18 @@ def test_sigterm_saves_and_another_number_of_processes_goes_on(alone: Path, tmp_
     process.send_signal(signal.SIGTERM)
     _, stderr = process.communicate(timeout=120)
     assert process.returncode == 75, stderr
-    assert stderr.count("error: ") == 1 and "stopped by SIGTERM" in stderr
     done = len(metrics(out))
+    # That is no error, and one process says it.
+    assert stderr.splitlines()[-2:] == [
+        f"stopped by SIGTERM after {done} of {STEPS} steps",
+        f"help: continue with `--resume auto --out {out}`",
+    ]
+    assert "error" not in stderr and stderr.count("stopped by") == 1
     assert 3 <= done < STEPS
     assert (out / "checkpoints" / f"step-{done:08d}.safetensors").exists()
     assert json.loads((out / "config.json").read_text())["processes"] == 2
     run(out, SCHEDULE, resume="auto", log_every=1)
     check_equal_run(out, alone)
-
-
-def test_torchrun_starts_a_run(tmp_path: Path) -> None:
-    """One process speaks. Up to the first step, all that follows being the test's above."""
-    (tmp_path / "test.fcs").write_text(SCHEDULE)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    command += ["-m", "fastcl_cli", "run", "test.fcs", "--dry-run"]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=180, cwd=tmp_path)
-    assert result.returncode == 0, result.stderr
-    assert result.stdout.count(", 2 processes") == 1
-    assert not (tmp_path / "runs").exists()
 
 
 def test_the_launcher_names_the_process_that_was_killed(tmp_path: Path) -> None:

@@ -326,6 +326,20 @@ def test_the_profile_of_the_device_is_found(cache: Path) -> None:
     assert chosen_path(other) is None
 
 
+def test_an_assumed_device_is_not_taken_for_this_machine(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = compile_text(PHASES, "f.fcs")
+    monkeypatch.setenv("PATH", "")
+    _, (said,) = choose_clocks([loaded], [], "auto", 1, named=True)
+    assert "not times of this machine" in said and "`fastcl bench f.fcs`" in said
+    _, (said,) = choose_clocks([loaded, loaded], [], "auto", 1, named=False)
+    assert "`fastcl bench FILE`" in said
+    assert choose_clocks([loaded], [], "a100", 1, named=True)[1] == []
+    store(cache, loaded, "whole")
+    assert choose_clocks([loaded], [], "auto", 1, named=True)[1] == []
+
+
 def test_all_schedules_or_none_are_measured(cache: Path) -> None:
     loaded, other = compile_text(PHASES, "f.fcs"), compile_text("head 64 32;" + PHASES, "g.fcs")
     store(cache, loaded, "one")

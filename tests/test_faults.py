@@ -39,7 +39,7 @@ from fastcl_cli.errors import (
     RunFailedError,
     UsageError,
 )
-from fastcl_cli.evaluate.probe import data_of_run
+from fastcl_cli.evaluate.sets import data_of_run
 from fastcl_cli.events import CheckpointSaved, Event, Notice, RunStarted
 from fastcl_cli.model.vit import Encoder
 from fastcl_cli.profile_file import read_profile
@@ -286,7 +286,11 @@ def test_told_to_stop_while_packing(
         main()
     for one, handler in zip((signal.SIGTERM, signal.SIGUSR1), before, strict=True):
         signal.signal(one, handler)
-    assert caught.value.code == (130 if number == signal.SIGINT else 75), capsys.readouterr().err
+    stderr = capsys.readouterr().err
+    code, word = (130, "interrupted") if number == signal.SIGINT else (75, "stopped")
+    assert caught.value.code == code, stderr
+    assert stderr.splitlines()[-2].startswith(f"{word} before training: ")
+    assert "error: " not in stderr
     assert not list((tmp_path / "cache").iterdir()) and not (tmp_path / "run").exists()
 
 

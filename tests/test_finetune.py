@@ -20,7 +20,8 @@ from fastcl_cli.errors import NumericalError
 from fastcl_cli.evaluate import finetune as module
 from fastcl_cli.evaluate.finetune import Classifier, Recipe, layer_groups
 from fastcl_cli.evaluate.images import Images, training_order
-from fastcl_cli.evaluate.probe import open_probe_data, probe
+from fastcl_cli.evaluate.probe import probe
+from fastcl_cli.evaluate.sets import open_probe_data
 from fastcl_cli.evaluate.settings import ProbeSettings
 from fastcl_cli.methods.build import BackboneSpec, build_backbone
 from fastcl_cli.train.device import Device

@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from fastcl_cli.config import Method
 from fastcl_cli.train.health import (
     PATIENCE,
     Watch,
@@ -79,7 +80,7 @@ def told(watch: Watch, epochs: range, **values: float | None) -> list[tuple[int,
 @pytest.mark.parametrize("name", COLLAPSES)
 def test_a_sign_is_told_once_after_patience(name: str) -> None:
     values, text, remedy = COLLAPSES[name]
-    watch = Watch(EPOCHS, WARMUP)
+    watch = Watch("dino", EPOCHS, WARMUP)
     assert not told(watch, range(30))
     ((epoch, warning),) = told(watch, range(30, 90), **values)
     assert epoch == 30 + PATIENCE - 1
@@ -88,7 +89,7 @@ def test_a_sign_is_told_once_after_patience(name: str) -> None:
 
 @pytest.mark.parametrize("name", COLLAPSES)
 def test_now_and_then_is_no_sign(name: str) -> None:
-    watch = Watch(EPOCHS, WARMUP)
+    watch = Watch("dino", EPOCHS, WARMUP)
     values, _, _ = COLLAPSES[name]
     shown = [values if epoch % PATIENCE else {} for epoch in range(100)]
     assert not [w for epoch, v in enumerate(shown) for w in look(watch, epoch, **v)]
@@ -101,26 +102,49 @@ def all_signs() -> dict[str, float]:
 def test_a_young_run_may_look_collapsed() -> None:
     """A tenth of the run, or its warm-up; a run that stays so is told then."""
     for warmup, grown in ((5.0, 10), (20.0, 20)):
-        watch = Watch(EPOCHS, warmup)
+        watch = Watch("dino", EPOCHS, warmup)
         assert not told(watch, range(grown + 1), **all_signs())
         assert not told(watch, range(grown + 1, 60))
-        watch = Watch(EPOCHS, warmup)
+        watch = Watch("dino", EPOCHS, warmup)
         warnings = told(watch, range(60), **all_signs())
         assert [epoch for epoch, _ in warnings] == [grown + PATIENCE] * len(COLLAPSES)
 
 
 def test_methods_without_a_teacher_have_no_entropy() -> None:
-    watch = Watch(EPOCHS, WARMUP)
+    watch = Watch("dino", EPOCHS, WARMUP)
     assert not told(watch, range(100), teacher_entropy=None, prototypes_used=None)
 
 
 def test_a_small_batch_has_a_small_rank() -> None:
-    assert not told(Watch(EPOCHS, WARMUP), range(100), effective_rank=1.2, batch=8)
+    assert not told(Watch("dino", EPOCHS, WARMUP), range(100), effective_rank=1.2, batch=8)
 
 
 def test_a_spike_of_the_gradient_is_told() -> None:
-    watch = Watch(EPOCHS, WARMUP)
+    watch = Watch("dino", EPOCHS, WARMUP)
     assert not [w for i in range(20) for w in look(watch, i, gradient_norm=1 + i % 3)]
     (warning,) = look(watch, 21, gradient_norm=100.0)
     assert "50 times" in warning and "`clip`" in warning
     assert not look(watch, 22, gradient_norm=100.0)
+
+
+FOREIGN = {
+    "moco": ("`head_norm", "`center_momentum`", "`teacher_temperature`"),
+    "simclr": ("`freeze_patch", "`head_norm", "`center_momentum`", "`teacher_temperature`"),
+    "dino": ("`freeze_patch",),
+}
+"""What no remedy for a method may name: settings of the others, and MoCo's own trick."""
+
+
+@pytest.mark.parametrize("method", FOREIGN)
+def test_remedies_are_those_of_the_runs_method(method: Method) -> None:
+    watch = Watch(method, EPOCHS, WARMUP)
+    teacher = {} if method == "dino" else {"teacher_entropy": None, "prototypes_used": None}
+    values = {**all_signs(), **teacher}
+    warnings = [w for _, w in told(watch, range(40), **values)]
+    assert len(warnings) == (5 if method == "dino" else 3)
+    warnings += look(watch, 41, **teacher, gradient_norm=100.0)
+    text = " ".join(warnings)
+    assert "jumped" in text and "lower `lr`" in text
+    assert ("`freeze_patch on`" in text) == (method == "moco")
+    assert ("`head_norm on`" in text) == (method == "dino")
+    assert not [name for name in FOREIGN[method] if name in text]

@@ -69,7 +69,7 @@ def play(names: Sequence[LoggerName], first: int, last: int) -> list[str]:
             folder.append_metrics(line)
             emit(StepLogged(line))
         if last == PLAN.steps:
-            emit(RunFinished(last, 1.0, folder.path, ""))
+            emit(RunFinished(last, last, 1.0, folder.path, ""))
     return said
 
 
@@ -274,9 +274,9 @@ class FakeWandB:
 def test_wandb_online(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastcl_cli.loggers.attach.need_extra", lambda *names: None)
     monkeypatch.setitem(sys.modules, "wandb", FakeWandB(logged_in=False))  # type: ignore[arg-type]
-    code, error, help = cli.error("run", "test.fcs", "--out", "out", "--log", "wandb")
+    code, error, help = cli.error("run", "test.fcs", "--data", "digits", "--log", "wandb")
     assert (code, error) == (2, "error: W&B: No API key configured.")
-    assert help == "help: wandb login, or set WANDB_MODE=offline" and not Path("out").exists()
+    assert help == "help: wandb login, or set WANDB_MODE=offline" and not Path("runs").exists()
 
     monkeypatch.setitem(sys.modules, "wandb", FakeWandB(logged_in=True))  # type: ignore[arg-type]
     said = play(["wandb"], 0, PLAN.steps)

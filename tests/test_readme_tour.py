@@ -16,7 +16,7 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from test_readme import BLOCKS, COMMANDS
+from test_readme import COMMANDS, PYTHON
 from torchvision_layouts import MAKERS
 
 from fastcl_cli.checkpoint import save_backbone
@@ -110,6 +110,5 @@ def test_the_python_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     encoder = build_backbone(spec)
     Path("runs/first").mkdir(parents=True)
     save_backbone(Path("runs/first/backbone.safetensors"), encoder, spec, 0)
-    block = next(block for block in BLOCKS if block.startswith("timm.create_model"))
-    model = eval(block, {"timm": timm})
+    model = eval(PYTHON, {"timm": timm})
     torch.testing.assert_close(model.state_dict(), encoder.vit.state_dict(), rtol=0, atol=0)

@@ -532,6 +532,18 @@ BROKEN: list[tuple[str | bytes, Faults]] = [
         ],
     ),
     (
+        "data photos;epochs 0-100: full;",
+        [
+            ("FCS009", 1, 6, 'a path stands in double quotes: data "photos";'),
+        ],
+    ),
+    (
+        "val digits.beton;epochs 0-100: full;",
+        [
+            ("FCS009", 1, 5, 'a path stands in double quotes: val "digits.beton";'),
+        ],
+    ),
+    (
         'data "";epochs 0-100: full;',
         [
             ("FCS009", 1, 6, 'data "train.beton";'),

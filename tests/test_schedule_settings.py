@@ -143,7 +143,9 @@ def test_overrides_replace_statements() -> None:
         ("batch=0", "`batch` cannot be 0"),
         ("knn=0 steps", "`knn` cannot be every 0"),
         ("knn=often", "`often` stands where a number or `none` belongs"),
-        ("val=val.beton", "`val.beton` is a word, not a path"),
+        ('val="val.beton', "is not closed"),
+        ("val=", "`val` lacks a path"),
+        ("drop=0.5", "`drop` is not a setting"),
         ("locals=8 96", "`locals` has no effect with method moco"),
         ("choices=drop 0 0.5 patch 16 32", "`choices` has no effect: no phase is `auto`"),
         ("epochs 0-50=full", "is not a setting"),
@@ -154,6 +156,40 @@ def test_faults_of_overrides(override: str, message: str) -> None:
         config("", overrides=(override,))
     assert message in caught.value.message
     assert "--set" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ('"my photos/"', "my photos/"),
+        ("my photos/", "my photos/"),
+        (" photos.beton;", "photos.beton"),
+        ("../a-*.beton", "../a-*.beton"),
+        ("photos", "photos"),
+        ("digits/train", "digits/train"),
+        ("a;b#c", "a;b#c"),
+        ("digits", "digits"),
+        ("digits;", "digits"),
+    ],
+)
+def test_a_path_of_the_command_line_needs_no_quotes(text: str, path: str) -> None:
+    c = config("batch 100;", overrides=(f"data={text}", f"val = {text}"))
+    assert (c.data, c.val) == (path, path)
+
+
+@pytest.mark.parametrize("text", ["drop=0.5", "patch=32", "full=", "auto", "epochs=10", "steps=9"])
+def test_a_phases_word_is_no_mistyped_setting(text: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        config("", overrides=(text,))
+    help = caught.value.help
+    assert "phase" in help and "edit the file" in help and "did you mean" not in help
+
+
+def test_a_mistyped_setting_is_answered_as_in_a_file() -> None:
+    for name, meant in (("bacth", "batch"), ("batch_size", "batch"), ("learning_rate", "lr")):
+        with pytest.raises(ConfigError) as caught:
+            config("", overrides=(f"{name}=5",))
+        assert caught.value.help == f"did you mean `{meant}`?"
 
 
 def test_faults_of_a_file_and_an_override_are_shown_together() -> None:

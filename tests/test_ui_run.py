@@ -14,7 +14,7 @@ from fastcl_cli.schedule import compile_text
 from fastcl_cli.ui import run_plain
 from fastcl_cli.ui.plan_strip import strip
 from fastcl_cli.ui.run_tui import Tui, sparkline
-from fastcl_cli.ui.run_words import Forecast, duration, opening
+from fastcl_cli.ui.run_words import Forecast, closing, duration, opening
 
 PLAN = compile_text("images 100; batch 10; epochs 0-6: drop 0.5 patch 32; epochs 6-10: full;").plan
 
@@ -54,7 +54,7 @@ EVENTS = [
 AUTO = compile_text(
     "images 100; batch 10; choices drop 0 0.5 patch 16 32; epochs 0-6: auto; epochs 6-10: full;"
 ).plan
-FINISHED = RunFinished(100, 75.0, Path("runs/x"), "timm.create_model(...)")
+FINISHED = RunFinished(100, 100, 75.0, Path("runs/x"), "timm.create_model(...)")
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 200])
@@ -92,7 +92,18 @@ def test_plain_lines_say_the_same(
     assert "-- online 196 of 196 tokens of 16 px" in text
     assert "step 70/100" in text and "data wait 5.0%" in text
     assert text.count("k-NN 81.2%") == 1
+    # What operations save is not called a speed: it is the cost, of the step that the line is of.
+    assert f"cost {PLAN.segments[0].sample_cost:.3f} of full" in text and "speed-up" not in text
     assert "done after 100 steps in 1:15 min" in text and "timm.create_model" in text
+    assert "not the whole schedule" not in text
+
+
+def test_a_run_that_stops_early_says_what_is_left() -> None:
+    lines = closing(replace(FINISHED, steps=1100))
+    assert lines[-1] == (
+        "not the whole schedule: 1,000 of its 1,100 steps are left; "
+        "continue with `--resume auto --out runs/x`, without `--max-steps`"
+    )
 
 
 def test_plain_lines_are_not_more_than_people_read(capsys: pytest.CaptureFixture[str]) -> None:

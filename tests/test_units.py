@@ -15,6 +15,8 @@ from fastcl_cli.units import (
     parse_decimal,
     round_half_up,
     shortest_decimal,
+    time_words,
+    units_words,
 )
 
 
@@ -140,3 +142,14 @@ def test_other_budgets_are_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_budget(text)
     assert "100gpuh" in caught.value.help
+
+
+def test_times_and_units_for_people() -> None:
+    seconds = (0.0123, 4.2, 59.9, 60, 90, 3599, 3600, 9000, 36_000, 4_400_000)
+    assert [time_words(s) for s in seconds] == [
+        "0.0123 s", "4.2 s", "59.9 s", "1 min", "1.5 min", "1 h", "1 h", "2.5 h", "10.0 h",
+        "1,222.2 h",
+    ]  # fmt: skip
+    units = (7, 999.6, 52_171, 370e6, 999.6e6, 12.34e9)
+    assert [units_words(n) for n in units] == ["7", "1k", "52.2k", "370M", "1.0G", "12.3G"]
+    assert parse_budget(f"{units_words(370e6)}units").amount == 370_000_000

@@ -47,6 +47,9 @@ def pack(
     strict: Annotated[
         bool, typer.Option("--strict", help="Fail on an unreadable image; else skip it.")
     ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a file that is there.")
+    ] = False,
 ) -> None:
     """Pack images into an FFCV file.
 
@@ -55,4 +58,14 @@ def pack(
     """
     from fastcl_cli.ui import pack as view
 
-    view.run(source, out, split.value if split else None, root, max_side, quality, workers, strict)
+    view.run(
+        source,
+        out,
+        split=split.value if split else None,
+        root=root,
+        max_side=max_side,
+        quality=quality,
+        workers=workers,
+        strict=strict,
+        overwrite=overwrite,
+    )

@@ -17,7 +17,7 @@ from fastcl_cli.cli.machine import doctor
 from fastcl_cli.cli.runs import report, watch
 from fastcl_cli.cli.schedules import estimate, fmt, validate
 from fastcl_cli.cli.training import bench, run, search
-from fastcl_cli.errors import FastclError
+from fastcl_cli.errors import FastclError, StoppedError
 
 
 def _version(wanted: bool) -> None:
@@ -109,11 +109,12 @@ def _run(arguments: list[str], debug: bool) -> int:
         details = getattr(error, "details", "")
         if details:
             print(details, file=sys.stderr)
-        return _fail(error.message, error.help, error.exit_code)
+        word = "" if isinstance(error, StoppedError) else "error: "
+        return _end(f"{word}{error.message}", error.help, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         if debug:
             raise
-        return _fail("interrupted", "", 130)
+        return _end("interrupted", "", 130)
     except Exception as error:
         # Typer's own faults of usage, which it keeps in a place that differs between versions.
         describe = getattr(error, "format_message", None)
@@ -122,14 +123,17 @@ def _run(arguments: list[str], debug: bool) -> int:
         if describe is not None:
             context = getattr(error, "ctx", None)
             path = context.command_path if context is not None else "fastcl"
-            return _fail(describe(), f"{path} --help", getattr(error, "exit_code", 2))
+            status = getattr(error, "exit_code", 2)
+            return _end(f"error: {describe()}", f"{path} --help", status)
         kind = type(error).__name__
-        return _fail(f"a fault of fastcl itself: {kind}: {error}", "run again with --debug", 1)
+        message = f"error: a fault of fastcl itself: {kind}: {error}"
+        return _end(message, "run again with --debug", 1)
 
 
-def _fail(message: str, help: str, status: int) -> int:
+def _end(message: str, help: str, status: int) -> int:
+    """Say in a line how the command ended, and in another what to do; returns the exit status."""
     sys.stdout.flush()
-    print(f"error: {message}", file=sys.stderr)
+    print(message, file=sys.stderr)
     if help:
         print(f"help: {help}", file=sys.stderr)
     return status

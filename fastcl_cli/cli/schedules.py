@@ -65,7 +65,7 @@ def estimate(
     files: Files = None,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="100gpuh, 2.5gpud, 90gpumin or 200Munits."),
+        typer.Option("--budget", help="What may be spent: 100gpuh, 2.5gpud, 90gpumin, 200Munits."),
     ] = None,
     gpu: Annotated[str, typer.Option("--gpu", help="A device's name, or auto.")] = "auto",
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="Devices that share the work.")] = 1,
@@ -87,12 +87,12 @@ def estimate(
     write: Annotated[
         Path | None,
         typer.Option(
-            "--write", metavar="OUT.fcs", help="Write FILE, shortened to fit, to OUT.fcs."
+            "--write", metavar="OUT.fcs", help="Write FILE, shortened to fit --budget, to OUT.fcs."
         ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Say what fits in a budget: for FILEs, else for every built-in schedule.
+    """Say what FILEs cost, else every built-in schedule; with --budget also what of it fits.
 
     Times are those that `fastcl bench` measured on the device, if it did, else counted from
     operations; which it is stands below the table, with all that is assumed.
@@ -101,9 +101,6 @@ def estimate(
     """
     from fastcl_cli.ui import estimate as view
 
-    if budget is None:
-        help = "--budget 100gpuh, 2.5gpud, 90gpumin or 200Munits"
-        raise UsageError("estimate needs a --budget", help)
     view.run(
         files or [],
         budget,

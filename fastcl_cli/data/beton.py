@@ -69,7 +69,7 @@ MAX_PIXELS = 100_000_000
 SIDECAR_VERSION = 1
 _SIDECAR_BYTES, _IMAGE_BYTES = 64_000_000, 1000
 """A sidecar is no larger than the first, and the second for every image."""
-_REPACK = "write it again with `fastcl pack`"
+_REPACK = "write it again with `fastcl pack --overwrite`"
 
 
 @dataclass(frozen=True, slots=True)

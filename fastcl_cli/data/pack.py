@@ -68,6 +68,7 @@ def pack(
     *,
     split: Split | None = None,
     root: Path | None = None,
+    overwrite: bool = False,
     settings: Settings | None = None,
     progress: _Progress | None = None,
     announce: _Announce | None = None,
@@ -77,16 +78,18 @@ def pack(
     Args:
         source: an image folder (one subfolder per class, or flat: no labels; or ``train`` and
             ``val`` with the same in each), or the name of a built-in or torchvision set.
-        out: the file to write; an existing one is replaced when the new one is complete. Two parts
-            go to the names that `part_path` makes of it, together or not at all.
+        out: the file to write. Two parts go to the names that `part_path` makes of it, together or
+            not at all.
         split: pack this part alone, to ``out`` itself.
         root: where a torchvision set lies, or is downloaded to; by default in the cache.
+        overwrite: replace a file that is there, when the new one is complete.
         settings: how images are stored and read.
         progress: called with the images done and their total.
         announce: called with lines about the size to expect, downloads and splits.
 
     Raises:
-        UsageError: the source has no such part, or takes no ``root``.
+        UsageError: the source has no such part, or takes no ``root``; or there is a file, and
+            ``overwrite`` is false.
         DataError: there is no such source, no image can be read, one cannot and ``strict`` is
             set, a worker crashed, or there is no room or no permission to write.
         MissingLibraryError: the library that has a named set is not installed.
@@ -101,10 +104,12 @@ def pack(
             f"{source}: is not one of torchvision's sets, which alone have a --root", "leave it out"
         )
     chosen = (split,) if split else splits
+    outs = [out] if len(chosen) < 2 else [part_path(out, part) for part in chosen]
+    if not overwrite:
+        _need_absent(outs)  # before anything is listed, or downloaded
     if not chosen:
         parts = [Part(list_folder(Path(source)), out, source)]
     else:
-        outs = [out] if len(chosen) == 1 else [part_path(out, part) for part in chosen]
         parts = [
             Part(
                 named_part(source, part, root, announce)
@@ -123,6 +128,15 @@ def part_path(out: Path, split: Split) -> Path:
     """Where one part of two goes: ``OUT-train.beton`` beside ``OUT.beton``."""
     stem = out.name.removesuffix(".beton")
     return out.with_name(f"{stem}-{split}{out.name[len(stem) :]}")
+
+
+def _need_absent(outs: Sequence[Path]) -> None:
+    """Raise a UsageError where a file that is to be written is there."""
+    for path in outs:
+        if path.exists() and not path.is_dir():
+            raise UsageError(
+                f"{path} exists", "replace it with --overwrite, or name another OUT.beton"
+            )
 
 
 def _need_same_classes(parts: Sequence[Part]) -> None:

@@ -134,8 +134,8 @@ def _held_out(folder: Folder, split: Split, why: str, announce: Callable[[str], 
     """One part of a labelled set that comes alone, and a line that says so."""
     chosen = _stratified(folder, split)
     announce(
-        f"{why}: split 80/20 within each class; "
-        f"{len(chosen):,} of {len(folder.files):,} images are for {split}"
+        f"{why}: split 80/20 within each class, val rounded down; {len(chosen):,} of "
+        f"{len(folder.files):,} images ({len(chosen) / len(folder.files):.1%}) are for {split}"
     )
     return folder.select(chosen)
 

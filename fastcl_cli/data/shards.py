@@ -21,13 +21,22 @@ def open_shards(pattern: str) -> Beton:
     Raises:
         DataError: there is none, one cannot be read, or their classes are not the same.
     """
+    return joined(pattern, [open_beton(path) for path in shard_files(pattern)])
+
+
+def shard_files(pattern: str) -> list[Path]:
+    """The files whose names match a pattern, by name.
+
+    Raises:
+        DataError: there is none, or it is no pattern.
+    """
     try:
         paths = matching(pattern)
     except ValueError as error:
         raise DataError(f"{pattern}: is no pattern of file names: {error}") from None
     if not paths:
         raise DataError(f"{pattern}: no file has such a name", "compare with `ls`")
-    return joined(pattern, [open_beton(path) for path in paths])
+    return paths
 
 
 def joined(pattern: str, betons: Sequence[Beton]) -> Beton:

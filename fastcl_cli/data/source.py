@@ -18,7 +18,7 @@ from fastcl_cli.data.parts import (
     splits_of,
     unknown,
 )
-from fastcl_cli.data.shards import open_shards
+from fastcl_cli.data.shards import open_shards, shard_files
 from fastcl_cli.errors import DataError
 from fastcl_cli.files import cache_folder, is_pattern
 
@@ -49,6 +49,7 @@ def open_split(
     Raises:
         DataError: it does not exist, has no such part, or cannot be read.
     """
+    need_there(data)
     path = Path(data)
     cache = cache_folder() if cache is None else cache
     if names_betons(data):
@@ -98,6 +99,21 @@ def open_judging(
         folder, settings = list_folder(path, classes), Settings(workers=workers)
         return _open_folder(path, "all", folder, settings, cache_folder(), announce, progress)
     return open_split(data, "val", announce=announce, workers=workers, progress=progress)
+
+
+def need_there(data: str) -> None:
+    """Make sure that there is something of that name; what is in it is not looked at.
+
+    Raises:
+        DataError: there is no such file or folder, and no set of that name, or none can be seen.
+    """
+    try:
+        if is_pattern(data):
+            shard_files(data)
+        elif not (Path(data).exists() or is_name(data)):
+            raise unknown(data)
+    except OSError as error:
+        raise DataError(f"{data}: cannot be read: {error.strerror}") from None
 
 
 def names_betons(data: str) -> bool:

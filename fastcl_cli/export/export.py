@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 from fastcl_cli import __version__
 from fastcl_cli.checkpoint import (
@@ -15,16 +15,14 @@ from fastcl_cli.checkpoint import (
     load_backbone,
     timm_arguments,
 )
-from fastcl_cli.errors import CheckpointError, UsageError
+from fastcl_cli.errors import CheckpointError
 from fastcl_cli.export import hf_folder, onnx_file, timm_file
 from fastcl_cli.export.backbone import Backbone
 from fastcl_cli.export.compare import Difference, compare, require_rounding
-from fastcl_cli.export.place import check_place, staged
+from fastcl_cli.export.place import Format, choose_place, staged
 from fastcl_cli.export.resize import resized
 from fastcl_cli.methods.build import BackboneSpec
 
-Format = Literal["timm", "hf", "onnx"]
-SUFFIXES: dict[Format, str] = {"timm": ".safetensors", "hf": "", "onnx": ".onnx"}
 _WRITERS: dict[Format, ModuleType] = {"timm": timm_file, "hf": hf_folder, "onnx": onnx_file}
 
 
@@ -78,19 +76,11 @@ def export(
         weights: as for `load_backbone`.
 
     Raises:
-        UsageError: sizes or names that do not fit, or ``out`` may not be written.
+        UsageError, MissingLibraryError: as `choose_place`, or sizes that do not fit.
         CheckpointError: as `load_backbone`, or sizes are asked of a file that was resized before.
-        MissingLibraryError: what the format needs is not installed.
         RunFailedError: the features differ by more than rounding; nothing was written.
     """
-    format = _format(out, format)
-    names = (hf_folder.CONFIG, hf_folder.WEIGHTS) if format == "hf" else None
-    check_place(out, names, overwrite)
-    if format == "onnx":
-        onnx_file.need_onnx()
-        check_place(onnx_file.beside(out), None, overwrite)
-    if out.exists() and checkpoint.exists() and _holds(out, checkpoint):
-        raise UsageError(f"{out} holds the checkpoint itself", "name another one with --out")
+    format = choose_place(checkpoint, out, format, overwrite)
     encoder, spec = load_backbone(checkpoint, weights)
     origin = backbone_origin(checkpoint)
     image, patch = image or spec.image, patch or spec.model.patch
@@ -120,31 +110,3 @@ def export(
         found,
         writer.line(out, backbone),
     )
-
-
-def _format(out: Path, asked: Format | None) -> Format:
-    """The format that was asked for, which the name must fit, or the one that the name tells."""
-    told = next((name for name, end in SUFFIXES.items() if end == out.suffix.lower()), None)
-    if asked is None:
-        if told is None:
-            raise UsageError(
-                f"{out}: no format ends in '{out.suffix}'",
-                "end --out in .safetensors (timm), .onnx, or nothing (hf, a folder), "
-                "or give --format",
-            )
-        return told
-    # What loads a file looks at its name.
-    if asked != "hf" and out.suffix != SUFFIXES[asked]:
-        raise UsageError(
-            f"{out}: a file of format {asked} ends in {SUFFIXES[asked]}",
-            f"--out {out.with_suffix(SUFFIXES[asked])}",
-        )
-    if asked == "hf" and told not in (None, "hf"):
-        raise UsageError(
-            f"{out} is to be a folder, but is named as a file", f"--out {out.with_suffix('')}"
-        )
-    return asked
-
-
-def _holds(out: Path, checkpoint: Path) -> bool:
-    return out.samefile(checkpoint) or (out.is_dir() and out.samefile(checkpoint.parent))

@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from fastcl_cli.checkpoint import timm_arguments
 from fastcl_cli.export.backbone import Backbone
 from fastcl_cli.export.compare import Network
-
-CONFIG, WEIGHTS = "config.json", "model.safetensors"
+from fastcl_cli.export.place import HF_CONFIG, HF_WEIGHTS
 
 
 def write(path: Path, backbone: Backbone) -> None:
@@ -22,10 +21,10 @@ def write(path: Path, backbone: Backbone) -> None:
     tensors = backbone.encoder.vit.state_dict()
     save_file(
         {name: value.contiguous() for name, value in tensors.items()},
-        path / WEIGHTS,
+        path / HF_WEIGHTS,
         metadata={"format": "pt"},  # what the hub's readers look for
     )
-    (path / CONFIG).write_text(json.dumps(config(backbone), indent=2) + "\n", encoding="utf-8")
+    (path / HF_CONFIG).write_text(json.dumps(config(backbone), indent=2) + "\n", encoding="utf-8")
 
 
 def config(backbone: Backbone) -> dict[str, Any]:

@@ -19,27 +19,13 @@ from torch import Tensor
 
 from fastcl_cli.export.backbone import Backbone
 from fastcl_cli.export.compare import Network
-from fastcl_cli.extras import need_extra
+from fastcl_cli.export.place import beside
 from fastcl_cli.model.vit import build_vit
 
 OPSET = 18
 """The one that torch's exporter is written for; onnxruntime reads it from 1.14 on."""
 LARGEST = 2**31 - 2**24
 """Bytes of weights in one file, for protobuf ends at 2 GiB: larger ones go `beside` it."""
-
-
-def need_onnx() -> None:
-    """Make sure that the ``[onnx]`` extra is installed.
-
-    Raises:
-        MissingLibraryError: naming what is missing and the line that installs it.
-    """
-    need_extra("onnx", "onnx", "onnxscript", "onnxruntime")
-
-
-def beside(path: Path) -> Path:
-    """The file of weights that do not fit into the ONNX file ``path``."""
-    return path.with_name(f"{path.name}.data")
 
 
 def write(path: Path, backbone: Backbone) -> None:

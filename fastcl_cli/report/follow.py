@@ -183,8 +183,10 @@ class Follower:
 
     def _closing(self, ended: Ended) -> Iterator[Event]:
         if ended.outcome == "done":
-            line = self._described.load_line
-            yield RunFinished(ended.step or self._step, self._seconds, self._files.path, line)
+            described, step = self._described, ended.step or self._step
+            yield RunFinished(
+                step, described.plan.steps, self._seconds, self._files.path, described.load_line
+            )
         else:
             how = "failed: " if ended.outcome == "failed" else "was "
             yield Notice(f"the run {how}{ended.why}")

@@ -84,16 +84,20 @@ _ALIASES = {
 
 
 def _unknown(name: ast.Word, faults: Collector) -> None:
-    if name.text in CLAUSES:
-        help = f"`{name.text}` belongs in a phase: `epochs 0-60: drop 0.5 patch 32;`"
-    elif name.text in ("epochs", "steps"):
-        help = f"a phase is written `{name.text} 0-60: drop 0.5 patch 32;`"
-    else:
-        match = _ALIASES.get(name.text) or nearest(name.text, [*SETTING_NAMES, "epochs", "steps"])
-        help = "`fastcl validate --explain FCS007` lists them"
-        if match is not None:
-            help = f"did you mean `{match}`?"
-    faults.add("FCS007", name.span, f"`{clip(name.text)}` is not a setting", help)
+    message = f"`{clip(name.text)}` is not a setting"
+    faults.add("FCS007", name.span, message, help_for_unknown(name.text))
+
+
+def help_for_unknown(name: str) -> str:
+    """What to do about a name that is no setting's."""
+    if name in CLAUSES:
+        return f"`{name}` belongs in a phase: `epochs 0-60: drop 0.5 patch 32;`"
+    if name in ("epochs", "steps"):
+        return f"a phase is written `{name} 0-60: drop 0.5 patch 32;`"
+    match = _ALIASES.get(name) or nearest(name, [*SETTING_NAMES, "epochs", "steps"])
+    if match is not None:
+        return f"did you mean `{match}`?"
+    return "`fastcl validate --explain FCS007` lists them"
 
 
 def _method(nodes: dict[str, ast.Setting], broken: set[str], faults: Collector) -> Method | None:

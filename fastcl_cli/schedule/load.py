@@ -11,12 +11,11 @@ from fastcl_cli.errors import ConfigError
 from fastcl_cli.plan import Plan
 from fastcl_cli.schedule import ast
 from fastcl_cli.schedule.advice import advise
-from fastcl_cli.schedule.check import build_config, check_settings
+from fastcl_cli.schedule.check import build_config, check_settings, help_for_unknown
 from fastcl_cli.schedule.diagnostics import (
     Collector,
     Diagnostic,
     TooManyFaultsError,
-    did_you_mean,
     render,
 )
 from fastcl_cli.schedule.library import find
@@ -26,7 +25,8 @@ from fastcl_cli.schedule.pieces import decode
 from fastcl_cli.schedule.resolve import resolve
 from fastcl_cli.schedule.settings import SETTINGS
 from fastcl_cli.schedule.source import Source
-from fastcl_cli.schedule.words import MAX_BYTES
+from fastcl_cli.schedule.values import read_data
+from fastcl_cli.schedule.words import CLAUSES, MAX_BYTES, UNITS
 
 
 class ScheduleError(ConfigError):
@@ -167,12 +167,22 @@ def _override(text: str, faults: Collector) -> list[ast.Setting]:
     name, _, value = text.partition("=")
     name = name.strip()
     if name not in SETTINGS:
-        help = did_you_mean(name, sorted(SETTINGS), "settings")
+        help = help_for_unknown(name)
+        if name in (*CLAUSES, *UNITS):
+            help += "; --set changes no phases: edit the file, or a copy of the built-in one"
         raise ConfigError(f"--set {text[:80]}: `{name[:40]}` is not a setting", help)
+    if SETTINGS[name].read is read_data:
+        value = _quoted(value)
     tree = parse(Source(f"--set {name}", f"{name} {value}"), faults)
     if len(tree.statements) != 1:
         raise ConfigError(f"--set {text[:80]}: one statement at a time", "repeat --set for others")
     return tree.settings
+
+
+def _quoted(value: str) -> str:
+    """A path in the quotes that a file needs and a command line has no use for."""
+    bare = value.strip().removesuffix(";").rstrip()
+    return value if bare in ("", "digits") or '"' in bare else f'"{bare}"'
 
 
 def compile_text(text: str, name: str = "<text>", request: Request | None = None) -> Loaded:

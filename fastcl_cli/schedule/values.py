@@ -104,7 +104,9 @@ def read_locals(values: Values) -> config.Locals:
 
 def read_data(values: Values) -> str:
     value = values.peek()
-    if isinstance(value, ast.Word) and ("." in value.text or "_" in value.text):
+    if isinstance(value, ast.Word) and (
+        "." in value.text or "_" in value.text or nearest(value.text, ["digits"]) is None
+    ):
         message = f"`{clip(value.text)}` is a word, not a path"
         help = f'a path stands in double quotes: {values.name} "{clip(value.text)}";'
         raise FaultError("FCS009", value.span, message, help)

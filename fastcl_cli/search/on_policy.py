@@ -14,7 +14,7 @@ from fastcl_cli import __version__, distributed
 from fastcl_cli.clocks import Clock, choose_clocks
 from fastcl_cli.config import RunConfig
 from fastcl_cli.cost import units_per_image
-from fastcl_cli.errors import BudgetError, CheckpointError, InterruptError, RequeueError
+from fastcl_cli.errors import BudgetError, CheckpointError, StoppedError
 from fastcl_cli.events import Emit
 from fastcl_cli.files import write_text
 from fastcl_cli.plan import Plan
@@ -101,7 +101,7 @@ def search(request: SearchRequest, emit: Emit) -> SearchResult:
     except ChangedRunError as error:
         help = "search on with the options that it was started with, or again with `--overwrite`"
         raise ChangedRunError(error.message, help, error.details) from None
-    except (RequeueError, InterruptError) as error:
+    except StoppedError as error:
         raise type(error)(
             error.message, "go on with the same command and `--resume auto`"
         ) from None

@@ -14,18 +14,14 @@ from typing import Any
 from fastcl_cli.checkpoint import check_whole, is_finite
 from fastcl_cli.errors import CheckpointError, NumericalError, UsageError
 from fastcl_cli.files import LockedError, locked, remove_parts, sync, write_text
-from fastcl_cli.run_files import RunFiles
+from fastcl_cli.run_files import RunFiles, unwritable
 
 KEEP_CHECKPOINTS = 3
 _STEP = re.compile(r"step-(\d{8,10})\.safetensors")
 
 
 class RunFolder(RunFiles):
-    """A run's folder as the run writes it; while a process is at work in it there is ``.lock``."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
-        self._lock = path / ".lock"
+    """A run's folder as the run writes it."""
 
     @contextmanager
     def held(self, *, empty: bool, announce: Callable[[str], None]) -> Iterator[None]:
@@ -40,15 +36,11 @@ class RunFolder(RunFiles):
                 written.
         """
         try:
-            if empty and self.path.is_dir() and self._entries():
-                raise UsageError(
-                    f"--out {self.path} is not empty",
-                    "continue the run in it with `--resume auto`, replace it with `--overwrite`, "
-                    "or name another folder",
-                )
+            if empty:
+                self.need_empty()
             new = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
-            lock = locked(self._lock)
+            lock = locked(self.lock)
             if not lock.__enter__():
                 announce(f"{self.path} cannot be locked: see that no other run writes to it")
             for folder in (self.path, self.checkpoints):
@@ -68,9 +60,6 @@ class RunFolder(RunFiles):
                 with suppress(OSError):
                     self.path.rmdir()  # only where nothing was written
 
-    def _entries(self) -> list[Path]:
-        return [entry for entry in self.path.iterdir() if entry != self._lock]
-
     def create(self) -> None:
         """Make the folder ready for a new run; an old one in it is gone.
 
@@ -87,7 +76,7 @@ class RunFolder(RunFiles):
         own = {self.schedule, self.config, self.plan, self.metrics, self.checkpoints}
         own |= {self.events, self.backbone, self.decisions, self.taken, self.report}
         own |= {self.tensorboard, self.wandb}
-        entries = self._entries()
+        entries = self.entries()
         for entry in entries:
             if entry not in own:
                 raise UsageError(
@@ -221,10 +210,3 @@ def _truncate(path: Path, last: int) -> None:
             break  # the line that was being written when the run was killed
         kept.append(line + "\n")
     write_text(path, "".join(kept))
-
-
-def unwritable(path: Path, error: OSError) -> UsageError:
-    """The error for a folder that cannot be written."""
-    return UsageError(
-        f"cannot write to {path}: {error.strerror or error}", "name another folder with --out"
-    )

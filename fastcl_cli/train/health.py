@@ -17,6 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastcl_cli.config import Method
+
 PATIENCE = 5
 """Log lines in a row that must show a sign."""
 YOUNG = 0.1
@@ -78,8 +80,17 @@ class Sign:
     remedy: str
 
 
-def signs(line: Mapping[str, Any], collapse_loss: float) -> Iterator[Sign]:
-    """Every sign of collapse that a log line could show.
+_MOCO = "keep `freeze_patch on`"
+"""MoCo-v3's own remedy: a patch projection that trains is where its instability begins."""
+
+
+def _remedies(method: Method, common: str, **own: str) -> str:
+    """What to do with any method, then what only the run's own offers."""
+    return "; ".join((common, own[method])) if method in own else common
+
+
+def signs(line: Mapping[str, Any], method: Method, collapse_loss: float) -> Iterator[Sign]:
+    """Every sign of collapse that a log line could show, with remedies that ``method`` has.
 
     Args:
         collapse_loss: the loss of outputs that do not depend on the image; for DINO that is ln K,
@@ -90,15 +101,22 @@ def signs(line: Mapping[str, Any], collapse_loss: float) -> Iterator[Sign]:
         "loss",
         abs(loss / collapse_loss - 1) <= NEAR_COLLAPSE,
         f"the loss stands at {loss:.3f}, that of outputs that ignore the image",
-        "lower `lr`, lengthen `warmup`; MoCo: keep `freeze_patch on`; DINO: with a small model, "
-        "try `head_norm on`",
+        _remedies(
+            method,
+            "lower `lr`, lengthen `warmup`",
+            moco=_MOCO,
+            dino="with a small model, try `head_norm on`",
+        ),
     )
     yield Sign(
         "std",
         std < LEAST_STD,
         f"all images get nearly the same features (std {std:.3f} of 1)",
-        "lower `lr`, lengthen `warmup`, or use a larger `batch`; DINO: check that "
-        "`center_momentum` is below 1 and lower `teacher_temperature`",
+        _remedies(
+            method,
+            "lower `lr`, lengthen `warmup`, or use a larger `batch`",
+            dino="check that `center_momentum` is below 1 and lower `teacher_temperature`",
+        ),
     )
     yield Sign(
         "rank",
@@ -129,11 +147,13 @@ class Watch:
     """Looks at each log line and says what a person should know.
 
     Args:
+        method: the run's, for what can be done about a sign.
         epochs: length of the whole run.
         warmup: epochs in which the learning rate rises.
     """
 
-    def __init__(self, epochs: float, warmup: float) -> None:
+    def __init__(self, method: Method, epochs: float, warmup: float) -> None:
+        self._method: Method = method
         self._grown = max(warmup, YOUNG * epochs)
         self._streaks: dict[str, int] = {}
         self._said: set[str] = set()
@@ -146,7 +166,7 @@ class Watch:
             collapse_loss: as for `signs`.
         """
         warnings = []
-        for sign in signs(line, collapse_loss):
+        for sign in signs(line, self._method, collapse_loss):
             counts = sign.shown and line["epoch"] > self._grown
             self._streaks[sign.name] = self._streaks.get(sign.name, 0) + 1 if counts else 0
             if self._streaks[sign.name] >= PATIENCE and sign.name not in self._said:
@@ -157,9 +177,11 @@ class Watch:
         self._norms.append(norm)
         if norm > SPIKE * usual and "spike" not in self._said:
             self._said.add("spike")
+            remedies = _remedies(
+                self._method, "lower `lr`, set `clip`, use `precision float32`", moco=_MOCO
+            )
             warnings.append(
                 f"warning: step {line['step']}: the gradient's norm jumped to {norm:.3g}, "
-                f"{norm / usual:.0f} times the usual; if that repeats, lower `lr`, set `clip`, "
-                "use `precision float32`; MoCo: keep `freeze_patch on`"
+                f"{norm / usual:.0f} times the usual; if that repeats, {remedies}"
             )
         return warnings

@@ -32,11 +32,11 @@ from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.source import open_split
 from fastcl_cli.errors import (
     CheckpointError,
-    ConfigError,
     InterruptError,
     NumericalError,
     RequeueError,
     RunFailedError,
+    StoppedError,
     UsageError,
 )
 from fastcl_cli.events import (
@@ -55,7 +55,7 @@ from fastcl_cli.files import write_text
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_method
 from fastcl_cli.plan import Plan, default_log_interval, default_save_interval
-from fastcl_cli.run_files import library_versions
+from fastcl_cli.run_files import library_versions, unwritable
 from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.schedule.taken import taken_schedule
 from fastcl_cli.train.auto import words
@@ -63,19 +63,20 @@ from fastcl_cli.train.changes import compare, phase_lines, place
 from fastcl_cli.train.compiling import compile_method
 from fastcl_cli.train.device import Device, choose_device
 from fastcl_cli.train.estimates import Estimates
-from fastcl_cli.train.folder import RunFolder, refused_update, unwritable
+from fastcl_cli.train.folder import RunFolder, refused_update
 from fastcl_cli.train.health import Watch
 from fastcl_cli.train.inputs import InputMaker, decoded_side
 from fastcl_cli.train.judge import open_judge
 from fastcl_cli.train.loop import Meter, Stop, check_batches, run_steps
 from fastcl_cli.train.optim import build_optimizer
+from fastcl_cli.train.paths import data_of
 from fastcl_cli.train.request import RunRequest
 from fastcl_cli.train.schedules import Schedules
 from fastcl_cli.train.step import Trainer
 from fastcl_cli.train.usage import Usage
 
 
-class _StoppedError(Exception):
+class _GivenUpError(Exception):
     """A signal came while gradients were being measured."""
 
 
@@ -94,17 +95,14 @@ class Session:
         self._leads = distributed.rank() == 0
         self._emit: Emit = emit if self._leads else lambda event: None
         config = request.schedule.config
-        if config.data is None:
-            raise ConfigError(
-                "the schedule names no data", 'add `data "imagenet.beton";` or pass --data'
-            )
+        data = data_of(config)
         check_batches(request.schedule.plan, distributed.size())
         self.device: Device = choose_device(config.precision)
         # Built first: a method or model that cannot be trained should not cost a packing.
         self.method: Method = build_method(config, request.seed).to(self.device.device)
         with distributed.leader_first():
             self.data: Beton = open_split(
-                config.data,
+                data,
                 "train",
                 announce=self._announce,
                 workers=available_cores(),
@@ -138,7 +136,9 @@ class Session:
         self._saved: int | None = None
         self._changes: list[dict[str, Any]] = []
         self._pending: dict[str, Any] = {}
-        self._watch = Watch(self.plan.epochs, self.plan.in_epochs(self.config.warmup))
+        self._watch = Watch(
+            self.config.method, self.plan.epochs, self.plan.in_epochs(self.config.warmup)
+        )
         judged = (self.config.knn, self.config.val)
         distributed.need_equal(repr((self._header(0), judged)), "the run")
         self.judge = open_judge(
@@ -214,7 +214,7 @@ class Session:
         try:
             yield
             outcome, why = "done", ""
-        except (InterruptError, RequeueError) as error:
+        except StoppedError as error:
             outcome, why = "stopped", error.message
             raise
         except BaseException as error:
@@ -240,7 +240,7 @@ class Session:
             if auto is not None and auto.due(done):
                 try:
                     self._decide(done, stop)
-                except _StoppedError:
+                except _GivenUpError:
                     break
             end = self.stop_step if auto is None else auto.next_decision(done + 1)
             done = run_steps(
@@ -281,7 +281,7 @@ class Session:
         def progress(done: int, total: int) -> None:
             self._emit(Measuring(done, total))
             if stop.agreed():
-                raise _StoppedError
+                raise _GivenUpError
 
         with self._meter.paused():
             decision = self.estimates.decide(step, progress)
@@ -490,4 +490,4 @@ class Session:
                     taken = taken_schedule(self._request.schedule, self.plan, path.name)
                     write_text(self.folder.taken, taken)
         line = timm_line(self.folder.backbone, self.spec)
-        self._emit(RunFinished(done, seconds, path, line))
+        self._emit(RunFinished(done, self.plan.steps, seconds, path, line))

@@ -14,6 +14,7 @@ from rich.text import Text
 from fastcl_cli.errors import UsageError
 from fastcl_cli.extras import available_cores, need_train
 from fastcl_cli.files import write_text
+from fastcl_cli.launchers import place
 from fastcl_cli.profile import Measured, Profile
 from fastcl_cli.profile_file import default_path, profile_folder, to_json, write_profile
 from fastcl_cli.schedule import Loaded, load
@@ -54,6 +55,10 @@ def run(
         loaded = load(schedule, overrides=settings, data=data)
         cells = None if grid is None else parse_grid(grid, loaded)
         need_train()
+        if loaded.config.data is not None and place() is None:
+            from fastcl_cli.data.source import need_there
+
+            need_there(loaded.config.data)
         if launches:
             from fastcl_cli.launch import launch
 
@@ -118,7 +123,7 @@ def _finish(
         return
     _show(profile, map_)
     option = "" if out is None else f" --profile {path}"
-    use = f"fastcl estimate {loaded.name} --budget 100gpuh{option}"
+    use = f"fastcl estimate {loaded.name}{option}"
     stdout().print(f"wrote {path}\nuse it:  {use}", soft_wrap=True)
 
 

@@ -18,7 +18,7 @@ from fastcl_cli.units import Budget, parse_budget
 
 def run(
     files: Sequence[str],
-    budget_text: str,
+    budget_text: str | None,
     *,
     gpu: str,
     gpus: int,
@@ -36,9 +36,9 @@ def run(
         BudgetError: a named file does not fit, and ``write`` did not make one that does.
         UsageError, ConfigError: an option or a file is wrong.
     """
-    budget = parse_budget(budget_text)
+    budget = None if budget_text is None else parse_budget(budget_text)
     if write is not None:
-        _check_write(files, write)
+        _check_write(files, budget, write)
     names = files or builtin_schedules()
     loaded = [load(name, settings, images, data) for name in names]
     clocks, notes = choose_clocks(loaded, profiles, gpu, gpus, named=bool(files))
@@ -53,6 +53,8 @@ def run(
         from fastcl_cli.ui.estimate_table import print_estimates
 
         print_estimates(stdout(), estimates, budget, assumptions, gpus, price)
+    if budget is None:
+        return
     if write is not None:
         _write(write, clocks[0][0], budget, clocks[0][1], gpus)
     else:
@@ -62,7 +64,7 @@ def run(
 def _json(
     clocks: Sequence[tuple[Loaded, Clock]],
     estimates: Sequence[Estimate],
-    budget: Budget,
+    budget: Budget | None,
     assumptions: Sequence[str],
     gpus: int,
     price: float | None,
@@ -70,7 +72,7 @@ def _json(
     clock = clocks[0][1]
     result: dict[str, Any] = {
         "schema_version": 1,
-        "budget": budget_json(budget),
+        "budget": None if budget is None else budget_json(budget),
         "device": clock.device,
         "source": clock.source,
         "assumptions": assumptions,
@@ -104,7 +106,11 @@ def _assumptions(clocks: Sequence[tuple[Loaded, Clock]], gpus: int) -> list[str]
     return lines
 
 
-def _check_write(files: Sequence[str], write: Path) -> None:
+def _check_write(files: Sequence[str], budget: Budget | None, write: Path) -> None:
+    if budget is None:
+        raise UsageError(
+            "--write shortens a FILE to fit a --budget", "--budget 100gpuh, 2.5gpud or 200Munits"
+        )
     if len(files) != 1:
         raise UsageError(
             "--write takes exactly one FILE", "fastcl estimate moco_opt --budget B --write OUT.fcs"

@@ -11,13 +11,13 @@ from rich.text import Text
 
 from fastcl_cli.estimate import Estimate
 from fastcl_cli.ui.plan_table import MAX_ROWS, encoder_words
-from fastcl_cli.units import Budget
+from fastcl_cli.units import Budget, time_words, units_words
 
 
 def print_estimates(
     console: Console,
     estimates: Sequence[Estimate],
-    budget: Budget,
+    budget: Budget | None,
     assumptions: Sequence[str],
     gpus: int,
     price: float | None,
@@ -25,29 +25,32 @@ def print_estimates(
     """One row for each schedule, and what the figures rest on."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("schedule", no_wrap=True)
-    for name in ("epochs", "GPU-hours", "without compression", "speed-up", "Munits"):
+    time = "time" if gpus == 1 else "GPU time"
+    for name in ("epochs", time, "without compression", "speed-up", "units"):
         table.add_column(name, justify="right")
     if gpus > 1:
-        table.add_column(f"hours on {gpus}", justify="right")
+        table.add_column(f"time on {gpus}", justify="right")
     if price is not None:
         table.add_column("price", justify="right")
-    table.add_column(f"epochs in {budget.text}", justify="right")
-    table.add_column("fits")
+    if budget is not None:
+        table.add_column(f"epochs in {budget.text}", justify="right")
+        table.add_column("fits")
     for item in estimates:
         row: list[str | Text] = [
             item.name,
             f"{item.epochs:g}",
-            _hours(item.gpu_hours),
-            _hours(item.gpu_hours_full),
+            time_words(3600 * item.gpu_hours),
+            time_words(3600 * item.gpu_hours_full),
             f"{item.speedup:.2f}x",
-            f"{item.units / 1e6:,.1f}",
+            units_words(item.units),
         ]
         if gpus > 1:
-            row.append(_hours(item.gpu_hours / gpus))
+            row.append(time_words(3600 * item.gpu_hours / gpus))
         if price is not None:
             row.append(f"{item.gpu_hours * price:,.2f}")
-        row.append(f"{item.epochs_in_budget:,.1f}")
-        row.append(Text("yes", "green") if item.fits else Text("no", "red"))
+        if item.epochs_in_budget is not None:
+            row.append(f"{item.epochs_in_budget:,.1f}")
+            row.append(Text("yes", "green") if item.fits else Text("no", "red"))
         table.add_row(*row)
     console.print(table)
     for item in estimates:
@@ -64,7 +67,7 @@ def _print_segments(console: Console, item: Estimate, gpus: int) -> None:
     for name in ("steps", "batch"):
         table.add_column(name, justify="right")
     table.add_column("online", no_wrap=True)
-    for name in ("ms/step", "images/s", "hours", "% of time"):
+    for name in ("ms/step", "images/s", "time", "% of time"):
         table.add_column(name, justify="right")
     table.add_column("", no_wrap=True)
     hours = item.gpu_hours / gpus
@@ -77,7 +80,7 @@ def _print_segments(console: Console, item: Estimate, gpus: int) -> None:
             encoder_words(segment.online, segment.views[0].online),
             f"{1000 * time.seconds / time.steps:,.4g}",
             f"{time.images / time.seconds:,.0f}",
-            _hours(time.seconds / 3600),
+            time_words(time.seconds),
             f"{time.seconds / 36 / hours:.1f}",
             ", ".join(
                 ["loader-bound"] * time.loader_bound + [time.source] * (time.source == "scaled")
@@ -97,7 +100,3 @@ def _print_segments(console: Console, item: Estimate, gpus: int) -> None:
         if item.binds is not None:
             bound = f"binds from segment {item.binds + 1} on, where it is the time that counts"
         console.print(f"  the loader delivers at most {item.ceiling:,.0f} images/s: {bound}")
-
-
-def _hours(hours: float) -> str:
-    return f"{hours:,.1f}" if hours >= 10 else f"{hours:.3g}"

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastcl_cli.export.place import Format, choose_place
 from fastcl_cli.extras import need_train
 from fastcl_cli.ui.console import stdout
 
 if TYPE_CHECKING:
     from fastcl_cli.checkpoint import Weights
-    from fastcl_cli.export.export import Exported, Format
+    from fastcl_cli.export.export import Exported
 
 
 def run(
@@ -27,6 +28,7 @@ def run(
 ) -> None:
     """Export a backbone and print what was written and how to load it."""
     need_train()
+    choose_place(checkpoint, out, format, overwrite)  # again in `export`, which loads torch first
     from fastcl_cli.export.export import export
 
     exported = export(

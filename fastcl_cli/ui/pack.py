@@ -19,12 +19,14 @@ SHOWN = 20
 def run(
     source: str,
     out: Path,
+    *,
     split: Literal["train", "val"] | None,
     root: Path | None,
     max_side: int,
     quality: int,
     workers: int | None,
     strict: bool,
+    overwrite: bool,
 ) -> None:
     """Pack a source and say what was written; the options are those of the command."""
     need_train()
@@ -34,8 +36,8 @@ def run(
     settings = Settings(max_side, quality, workers or available_cores(), strict)
     with progress_bar("packing") as progress:
         reports = pack(
-            source, out, split=split, root=root, settings=settings, progress=progress,
-            announce=lambda line: stderr().print(line, soft_wrap=True),
+            source, out, split=split, root=root, overwrite=overwrite, settings=settings,
+            progress=progress, announce=lambda line: stderr().print(line, soft_wrap=True),
         )  # fmt: skip
     for report in reports:
         _show(report)

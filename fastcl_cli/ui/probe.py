@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from fastcl_cli.errors import CheckpointError
 from fastcl_cli.evaluate.settings import settings_of
 from fastcl_cli.extras import need_train
+from fastcl_cli.run_files import need_checkpoint
 from fastcl_cli.ui.console import stderr, stdout
 from fastcl_cli.ui.progress import progress_bar, stage_bar
 
@@ -31,15 +31,16 @@ def run(
 ) -> None:
     """Judge a checkpoint and print the rows; ``given`` as for `settings_of`."""
     settings = settings_of(given)
-    if not checkpoint.exists():
-        raise CheckpointError(f"{checkpoint}: no such file", "name a backbone or a checkpoint")
+    need_checkpoint(checkpoint)
     need_train()
-    from fastcl_cli.evaluate.probe import data_of_run, open_probe_data, probe
+    from fastcl_cli.evaluate.sets import data_of_run, open_probe_data
 
     if data is None and train is None and val is None:
         data = data_of_run(checkpoint)
     with progress_bar("packing") as progress:
         training, validation = open_probe_data(data, train, val, stderr().print, progress)
+    from fastcl_cli.evaluate.probe import probe  # torch, which takes seconds to load
+
     with stage_bar() as stages:
         result = probe(checkpoint, training, validation, settings, stages)
     if as_json:

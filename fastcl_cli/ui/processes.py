@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import FrameType
 
-from fastcl_cli.errors import RequeueError, UsageError
+from fastcl_cli.errors import InterruptError, RequeueError, UsageError
 from fastcl_cli.extras import need_train
 from fastcl_cli.launchers import place
 
@@ -64,10 +64,10 @@ def requeued() -> Iterator[None]:
     except BaseException:
         if not came:
             raise
-        if came[0] == signal.SIGINT:
-            raise KeyboardInterrupt from None
-        raise RequeueError(
-            "stopped before training: there is nothing to save yet", "start the same command again"
+        interrupted = came[0] == signal.SIGINT
+        word, kind = ("interrupted", InterruptError) if interrupted else ("stopped", RequeueError)
+        raise kind(
+            f"{word} before training: there is nothing to save yet", "start the same command again"
         ) from None
     finally:
         for number, handler in before.items():

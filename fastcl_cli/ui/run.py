@@ -7,8 +7,9 @@ from pathlib import Path
 
 from fastcl_cli.errors import UsageError
 from fastcl_cli.extras import need_train
+from fastcl_cli.launchers import place
 from fastcl_cli.loggers.attach import LoggerName, attached, make_loggers, need_loggers
-from fastcl_cli.schedule import load
+from fastcl_cli.schedule import Loaded, load
 from fastcl_cli.ui.console import stdout
 from fastcl_cli.ui.plan_table import print_plan
 from fastcl_cli.ui.processes import must_launch, processes, requeued
@@ -48,25 +49,35 @@ def run(
         raise UsageError("--overwrite and --resume contradict each other", "give one of them")
     if allow_changes and resume == "never":
         raise UsageError("--allow-changes is for a run that is resumed", "give --resume, too")
-    if must_launch(gpus, schedule):
-        load(schedule, overrides=settings, data=data)  # for its faults
+
+    def checked() -> tuple[Loaded, Path]:
+        """The schedule and the run's folder, where nothing is wrong that shows without torch."""
+        loaded = load(schedule, overrides=settings, data=data)
+        folder = out or Path("runs") / Path(loaded.name).stem
         need_train()
         need_loggers(loggers)
+        if place() is None:  # else the others would wait for a process that ends here
+            from fastcl_cli.train.paths import need_paths
+
+            fresh = resume == "never" and not (overwrite or dry_run)
+            need_paths(loaded.config, folder, resume=resume, init_from=init_from, fresh=fresh)
+        return loaded, folder
+
+    if must_launch(gpus, schedule):
+        checked()
         from fastcl_cli.launch import launch
 
         assert gpus is not None
         return launch(arguments, gpus)
     with processes(), requeued():
-        loaded = load(schedule, overrides=settings, data=data)
-        need_train()
-        need_loggers(loggers)
+        loaded, folder = checked()
         from fastcl_cli import distributed
         from fastcl_cli.train.request import RunRequest
         from fastcl_cli.train.session import Session
 
         request = RunRequest(
             loaded,
-            out=out or Path("runs") / Path(loaded.name).stem,
+            out=folder,
             seed=seed,
             resume=resume,
             init_from=init_from,

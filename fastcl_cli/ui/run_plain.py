@@ -82,7 +82,7 @@ class Plain:
         lines.append(
             f"step {m['step']}/{self._stop_step}  epoch {m['epoch']:.2f}  loss {m['loss']:.4f}  "
             f"lr {m['lr']:.2e}  {m['images_per_s']:.0f} img/s  "
-            f"data wait {m['data_wait_s'] / m['step_s']:.1%}  speed-up {m['speedup']:.2f}x"
+            f"data wait {m['data_wait_s'] / m['step_s']:.1%}  cost {m['sample_cost']:.3f} of full"
             + (f"  k-NN {m['knn']['top1']:.1%}" if "knn" in m else "")
             + (f"  {duration(left)} left" if left is not None else "")
         )

@@ -158,7 +158,8 @@ class Tui:
             table.add_row("device", used)
         table.add_row(
             "cost",
-            f"{m['sample_cost']:.3f} of an uncompressed image now, {m['speedup']:.2f}x so far",
+            f"{m['sample_cost']:.3f} of an uncompressed image now, "
+            f"{m['speedup']:.2f}x fewer operations so far",
         )
         table.add_row("loss", f"{m['loss']:.4f}  {sparkline(list(self._losses), width - 22)}")
         if self._accuracies:

@@ -44,19 +44,26 @@ def opening(event: RunStarted) -> list[str]:
         f"{event.title}: {plan.method}, {event.images:,} images, {plan.epochs:g} epochs, "
         f"{plan.steps:,} steps in {segments} segment{'s' if segments > 1 else ''}",
         f"{event.parameters:,} trained parameters in {event.precision} on {event.device}",
-        f"planned speed-up {plan.speedup:.2f}x over no compression{auto}; writing {event.folder}",
+        f"planned cost {plan.mean_cost:.3f} of full ({plan.speedup:.2f}x fewer operations){auto}; "
+        f"writing {event.folder}",
     ]
 
 
 def closing(event: RunFinished) -> list[str]:
     """The lines that say what came out, and how to use it."""
     steps = "step" if event.step == 1 else "steps"
-    return [
+    lines = [
         f"done after {event.step:,} {steps} in {duration(event.seconds)}: "
         f"{event.folder / 'backbone.safetensors'}",
         f"load it:  {event.load_line}",
         f"          for images normalised by mean {IMAGENET_MEAN} and std {IMAGENET_STD}",
     ]
+    if left := event.steps - event.step:
+        lines.append(
+            f"not the whole schedule: {left:,} of its {event.steps:,} steps are left; "
+            f"continue with `--resume auto --out {event.folder}`, without `--max-steps`"
+        )
+    return lines
 
 
 def decided(event: Decided) -> str:

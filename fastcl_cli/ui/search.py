@@ -11,6 +11,7 @@ from typing import Any
 from fastcl_cli.errors import UsageError
 from fastcl_cli.extras import need_train
 from fastcl_cli.files import write_text
+from fastcl_cli.run_files import need_checkpoint
 from fastcl_cli.schedule import Loaded, load
 from fastcl_cli.search.texts import setting
 from fastcl_cli.ui.console import stderr, stdout
@@ -60,6 +61,8 @@ def run(
     if len(names) + (method is not None) > 1:
         raise UsageError("search starts from one schedule", "give one FILE, or --method")
     need_train()
+    for path in paths:
+        need_checkpoint(path)
     if paths:
         trains = (budget, profile, free or None, overwrite or None)
         if any(option is not None for option in trains) or resume != "never":
@@ -119,7 +122,12 @@ def _base(
     if not names and method is None:
         return None
     name = names[0] if names else f"{method}_full"
-    return load(name, overrides=settings, images=images, data=data)
+    base = load(name, overrides=settings, images=images, data=data)
+    if base.config.data is not None:
+        from fastcl_cli.data.source import need_there
+
+        need_there(base.config.data)  # torch, which takes seconds to load, can wait
+    return base
 
 
 def _check_out(out: Path, folder: Path, resume: str, overwrite: bool) -> None:
@@ -221,8 +229,8 @@ def _print(record: Mapping[str, Any], target: Path, drawing: Path) -> None:
             console.print(f"{span}: {stage['setting']}: {stage['why']}", soft_wrap=True)
         cost = record["cost"]
         console.print(
-            f"cost {record['mean_cost']:.3f} of no compression ({record['speedup']:.2f}x); the "
-            f"search took {cost['training_units']:,.0f} units for training, "
+            f"cost {record['mean_cost']:.3f} of no compression ({record['speedup']:.2f}x fewer "
+            f"operations); the search took {cost['training_units']:,.0f} units for training, "
             f"{cost['measuring_units']:,.0f} for measuring, {cost['seconds']:,.0f} s",
             soft_wrap=True,
         )
