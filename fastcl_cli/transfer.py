@@ -25,8 +25,11 @@ def to_device(tree: T, device: torch.device) -> T:
 
     On a GPU the copy is in the current stream's queue when this returns.
     """
-    if device.type == "cpu":
-        return tree
+    return tree if device.type == "cpu" else in_one_copy(tree, device)
+
+
+def in_one_copy(tree: T, device: torch.device) -> T:
+    """`to_device`, whatever the device."""
     tensors: list[Tensor] = []
     map_tensors(tensors.append, tree)
     starts, total = [], 0

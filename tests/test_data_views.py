@@ -17,7 +17,7 @@ from fastcl_cli.config import Augmentation, Jitter
 from fastcl_cli.data.augment import ViewDraw, draw_views
 from fastcl_cli.data.pixels import Normalisation
 from fastcl_cli.data.resample import BLUR_REACH, blur_matrices, resize_matrices
-from fastcl_cli.data.views import eval_view, make_view, snap
+from fastcl_cli.data.views import eval_view, make_view, prepare_views, render_views, snap
 
 MOCO = Augmentation(
     crop=(0.08, 1.0),
@@ -275,3 +275,31 @@ def test_autocast_leaves_views_alone() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         actual = make_view(images, draw, 32, None, "bilinear", backend="matmul")
     assert torch.equal(expected, actual) and math.isfinite(actual.sum())
+
+
+@pytest.mark.parametrize("backend", ["matmul", "crop"])
+@pytest.mark.parametrize("patch", [16, 32])
+def test_views_made_together_are_those_made_one_by_one(backend: str, patch: int) -> None:
+    images, D = squares(96).repeat(5, 1, 1, 1), reduction_matrix(64, patch, 16)
+    several = [draws(len(images), seed) for seed in range(3)]
+    matrix = None if D is None else D.float()
+    parts = prepare_views(several, 96, images.device)
+    together = render_views(images, parts, 64, matrix, "bicubic", backend=backend)
+    assert together.shape[:2] == (len(images), 3)
+    for view, draw in enumerate(several):
+        alone = make_view(images, draw, 64, D, "bicubic", backend=backend)
+        assert (together[:, view] - alone).abs().max() < 1e-5
+
+
+def test_half_precision_moves_no_pixel_by_a_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a GPU computes in where TF32 is allowed, against float32."""
+    images, D = squares(256), reduction_matrix(224, 32, 16)
+    draw = draws(len(images), seed=3)
+    for matrix in (None, D):
+        exact = make_view(images, draw, 224, matrix, "bicubic", RAW, "matmul")
+        with monkeypatch.context() as patch:
+            patch.setattr("fastcl_cli.data.pixels._product_dtype", lambda device: torch.float16)
+            half = make_view(images, draw, 224, matrix, "bicubic", RAW, "matmul")
+        assert not torch.equal(half, exact)
+        moved = ((half - exact).abs() * 255)[~draw.solarize]
+        assert moved.max() < 1 and moved.mean() < 0.1

@@ -116,7 +116,7 @@ def render_views(
     Returns:
         float32 (N, V, 3, s, s) on the images' device, s = side without a reduction. On a GPU where
         float32 products may be computed in TF32, "matmul" computes in float16, which has as many
-        bits: within 0.5/255.
+        bits: within 1/255, and 0.1/255 on average.
     """
     assert images.dtype == torch.uint8 and images.shape[1] == images.shape[2]
     assert reduction is None or reduction.shape[1] == side

@@ -71,7 +71,6 @@ def compile_blocks(
     compiled: Callable[[nn.Module, Tensor, bool], Tensor]
     # Both encoders, with and without gradients, for few tokens and many: each is one.
     torch._dynamo.config.recompile_limit = max(_VARIANTS, torch._dynamo.config.recompile_limit)
-    compiled = torch.compile(_run, dynamic=True, backend=backend)
 
     def run(block: nn.Module, x: Tensor) -> Tensor:
         return compiled(block, x, x.shape[1] < _SHORT)
@@ -80,6 +79,7 @@ def compile_blocks(
     if target is not None:
         encoders.append((target, target_shapes, False))
     try:
+        compiled = torch.compile(_run, dynamic=True, backend=backend)
         for encoder, shapes, dropped in encoders:
             encoder.run_block = run
             _try(encoder, shapes, dropped)
