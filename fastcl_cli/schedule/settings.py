@@ -284,7 +284,7 @@ _SPECS = (
         "auto|float32|bf16",
         read.words("auto", "float32", "bf16"),
         _all("auto"),
-        "auto is bf16 where the device computes it natively",
+        "auto is bf16 where a GPU computes it or a CPU is faster with it",
     ),
     SettingSpec(
         "decode",
