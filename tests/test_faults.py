@@ -136,6 +136,41 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     assert not list(out.rglob(".*"))
 
 
+@pytest.mark.parametrize(
+    "name", ["checkpoints", ".lock", "metrics.jsonl", "checkpoints/step-00000008.safetensors"]
+)
+@pytest.mark.parametrize("options", [{"resume": "auto"}, {"overwrite": True}])
+def test_no_path_leaves_the_folder(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """Where one does, neither it nor the folder is touched; within the folder a link is a link."""
+    out, there = tmp_path / "run", tmp_path / "there"
+    (out / "checkpoints").mkdir(parents=True)
+    there.mkdir()
+    part = there / ".step-00000009.safetensors.1.part"  # of another run, which is writing it
+    part.write_text("half")
+    entry = out / name
+    if name == "checkpoints":
+        entry.rmdir()
+    entry.symlink_to(there if name == "checkpoints" else part)
+    with pytest.raises(UsageError, match="no path leaves the run's folder") as caught:
+        run(out, **options)
+    assert f"{entry} is a link to {entry.readlink()}" in caught.value.message
+    assert part.read_text() == "half" and entry.is_symlink()
+    assert not (out / "config.json").exists()
+
+
+def test_a_folder_that_is_a_link(whole: Path, tmp_path: Path) -> None:
+    """And one that holds a link to what it holds, and a user's own link elsewhere."""
+    (tmp_path / "disk").mkdir()
+    out = tmp_path / "run"
+    out.symlink_to(tmp_path / "disk", target_is_directory=True)
+    begun(out)
+    (out / "checkpoints" / "latest.safetensors").symlink_to("step-00000008.safetensors")
+    (out / "notes").symlink_to(tmp_path)
+    notices = run(out, resume="auto")
+    assert any("after 8 steps" in text for text in notices)
+    assert out.is_symlink() and outcome(tmp_path / "disk") == outcome(whole)
+
+
 def test_a_full_disk_while_saving_or_logging(whole: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk's end; /dev/full is one for the metrics."""
     out = tmp_path / "run"
