@@ -332,6 +332,24 @@ def test_told_to_stop_while_packing(
     assert not list((tmp_path / "cache").iterdir()) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 2), (signal.SIGUSR1, 2), (signal.SIGINT, -2)]
+)
+def test_a_signal_to_a_process_that_is_ending(number: signal.Signals, status: int) -> None:
+    """What it had to say is said; a second Ctrl-C ends what hangs."""
+    script = f"""
+import atexit, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+atexit.register(lambda: os.kill(os.getpid(), {int(number)}))
+from fastcl_cli.cli.main import main
+sys.argv = ["fastcl", "run", "no-such-schedule"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 2
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> hostile.Good:
     return hostile.make_good(tmp_path_factory.mktemp("good"))
