@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -95,8 +96,10 @@ def need_checkpoint(path: Path) -> None:
 
 def unwritable(path: Path, error: OSError) -> UsageError:
     """The error for a run's folder that cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return UsageError(
-        f"cannot write to {path}: {error.strerror or error}", "name another folder with --out"
+        f"cannot write to {path}: {error.strerror or error}",
+        f"{'make room there, or ' if full else ''}name another folder with --out",
     )
 
 

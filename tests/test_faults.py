@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import datetime
 from functools import cache
 from itertools import pairwise
@@ -55,6 +56,7 @@ from fastcl_cli.train.request import RunRequest
 from fastcl_cli.train.session import Session
 
 HERE = Path(__file__).resolve().parent
+FORBIDDEN = "(Permission denied|Read-only file system)$"
 OTHER_END = SCHEDULE.replace("full batch 8", "drop 0.25 batch 8")
 
 
@@ -112,14 +114,18 @@ def flip(path: Path, at: int) -> None:
 
 
 def test_killed_and_told_to_stop_at_random_moments(tmp_path: Path) -> None:
-    """Real processes, real signals; each run ends byte for byte as the one left alone."""
-    command = [sys.executable, str(HERE / "crashing.py"), "--kills", "6", "--terms", "3"]
+    """Real processes, real signals, a disk that is really full; each run ends byte for byte as the
+    one left alone."""
+    command = [sys.executable, str(HERE / "crashing.py")]
+    command += ["--kills", "6", "--terms", "3", "--fills", "4"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["random"] == seen["write"] == 3
     assert seen["SIGTERM"] == seen["SIGUSR1"] == seen["SIGINT"] == 1
     assert seen["runs ended"] >= 1 and seen["resumed"] >= 1
+    if "full" in seen:  # where a small disk may be mounted
+        assert seen["full"] == 4 and seen["runs ended, disk"] >= 1
 
 
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
@@ -190,7 +196,7 @@ def test_a_full_disk_while_saving_or_logging(whole: Path, tmp_path: Path) -> Non
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(RunFailedError, match=r"cannot write .*step-00000008.*too large") as e:
+        with pytest.raises(RunFailedError, match=r"write \S+-00000008\S+: File too large$") as e:
             run(out, emit=limit)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -202,6 +208,57 @@ def test_a_full_disk_while_saving_or_logging(whole: Path, tmp_path: Path) -> Non
     metrics.unlink()
     run(out, resume="auto")
     assert outcome(out)[0] == outcome(whole)[0]
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[None]:
+    """Nobody may write to a folder: its owner by its mode, root because it is mounted so."""
+    if os.geteuid() != 0:
+        path.chmod(0o555)
+        yield
+        path.chmod(0o755)
+        return
+    mount = ["mount", "--bind", str(path), str(path)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("nothing may be mounted here")
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(path)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": "auto"}, {"overwrite": True}])
+def test_a_folder_that_may_not_be_written(options: dict[str, Any], tmp_path: Path) -> None:
+    """A new run above it, and one that has begun in it, which stays as it is."""
+    out = tmp_path / "run"
+    if options:
+        begun(out)
+    files = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
+    with (
+        read_only(out if options else tmp_path),
+        pytest.raises(UsageError, match=f"cannot write to {out}: {FORBIDDEN}") as caught,
+    ):
+        run(out, **options)
+    assert caught.value.help == "name another folder with --out"
+    assert {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()} == files
+
+
+def test_a_folder_that_may_not_be_written_any_more(whole: Path, tmp_path: Path) -> None:
+    """It comes while the run trains; what was written before is taken up later."""
+    out = tmp_path / "run"
+    with ExitStack() as stack:
+
+        def forbid(event: Event) -> None:
+            if isinstance(event, CheckpointSaved) and event.step == 8:
+                stack.enter_context(read_only(out / "checkpoints"))
+
+        with pytest.raises(RunFailedError, match=rf"cannot write \S+-00000012\S+: {FORBIDDEN}"):
+            run(out, emit=forbid)
+    for step in (4, 8):
+        check_whole(out / "checkpoints" / f"step-{step:08d}.safetensors")
+    assert any("after 8 steps" in text for text in run(out, resume="auto"))
+    assert outcome(out) == outcome(whole)
 
 
 def test_the_newest_whole_checkpoint_is_taken(whole: Path, tmp_path: Path) -> None:
