@@ -3,8 +3,8 @@
 `python tests/crashing.py --kills 6 --terms 3 --fills 3` prints what happened as JSON;
 benchmarks/crash.py is the long form. Fills are of the disk, a small one that is mounted for them.
 Importing torch, timm and FFCV takes seconds and compiling the loader some more, so a process that
-has done both, and started no thread, is forked for every run: each is a process of its own, with a
-real folder, and the signals are real.
+has done both, and in which no other thread is at work, is forked for every run: each is a process
+of its own, with a real folder, and the signals are real.
 """
 
 from __future__ import annotations
