@@ -18,7 +18,6 @@ from typing import Any, Literal, TypeAlias
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import AdamW
 
@@ -30,6 +29,7 @@ from fastcl_cli.json_fields import WHOLE
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_backbone
 from fastcl_cli.model.vit import Encoder
+from fastcl_cli.tensor_file import write_tensors
 from fastcl_cli.vit_table import OPTIONS, vit_shape
 
 FORMAT = 1
@@ -248,7 +248,7 @@ def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) ->
     with replacing(path) as part:
         # One entry only: safetensors writes several in random order, and equal runs should write
         # equal files.
-        save_file(tensors, part, metadata={"fastcl": json.dumps(header, sort_keys=True)})
+        write_tensors(part, tensors, {"fastcl": json.dumps(header, sort_keys=True)})
 
 
 def _digest(header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:

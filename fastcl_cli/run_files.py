@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -36,6 +37,13 @@ class RunFiles:
         self.lock = path / ".lock"
         """There while a process is at work in the folder."""
 
+    @property
+    def own(self) -> frozenset[Path]:
+        """All that runs write there, but for the lock."""
+        described = {self.schedule, self.config, self.plan, self.metrics, self.events}
+        trained = {self.checkpoints, self.backbone, self.decisions, self.taken}
+        return frozenset(described | trained | {self.report, self.tensorboard, self.wandb})
+
     def entries(self) -> list[Path]:
         """All that is in the folder, but for the lock."""
         return [entry for entry in self.path.iterdir() if entry != self.lock]
@@ -53,6 +61,22 @@ class RunFiles:
                 "continue the run in it with `--resume auto`, replace it with `--overwrite`, "
                 "or name another folder",
             )
+
+    def need_inside(self) -> None:
+        """Make sure that no link leads out of the folder, through which a run would write or
+        remove. The folder itself may be a link.
+
+        Raises:
+            UsageError: one does.
+        """
+        root = self.path.resolve()
+        for entry in (*self.own, self.lock, *self.checkpoints.glob("*")):
+            if entry.is_symlink() and not entry.resolve().is_relative_to(root):
+                raise UsageError(
+                    f"{entry} is a link to {entry.readlink()}: no path leaves the run's folder",
+                    "put a file or a folder in its place; to keep a run elsewhere, make all of "
+                    f"{self.path} a link",
+                )
 
 
 def need_checkpoint(path: Path) -> None:
@@ -72,8 +96,10 @@ def need_checkpoint(path: Path) -> None:
 
 def unwritable(path: Path, error: OSError) -> UsageError:
     """The error for a run's folder that cannot be written."""
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     return UsageError(
-        f"cannot write to {path}: {error.strerror or error}", "name another folder with --out"
+        f"cannot write to {path}: {error.strerror or error}",
+        f"{'make room there, or ' if full else ''}name another folder with --out",
     )
 
 

@@ -8,7 +8,14 @@ import os
 
 import pytest
 
-LONGEST = ("test_distributed", "test_run", "test_schedule_fuzz", "test_bench", "test_auto")
+LONGEST = (
+    "test_distributed",
+    "test_lost_process",
+    "test_run",
+    "test_schedule_fuzz",
+    "test_bench",
+    "test_auto",
+)
 
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) is not None:
     cores = sorted(os.sched_getaffinity(0))

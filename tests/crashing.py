@@ -1,9 +1,10 @@
 """Runs that are killed at random moments, go on, and must end as if nothing had happened.
 
-`python tests/crashing.py --kills 6 --terms 3` prints what happened as JSON; benchmarks/crash.py is
-the long form. Importing torch, timm and FFCV takes seconds and compiling the loader some more, so a
-process that has done both, and started no thread, is forked for every run: each is a process of its
-own, with a real folder, and the signals are real.
+`python tests/crashing.py --kills 6 --terms 3 --fills 3` prints what happened as JSON;
+benchmarks/crash.py is the long form. Fills are of the disk, a small one that is mounted for them.
+Importing torch, timm and FFCV takes seconds and compiling the loader some more, so a process that
+has done both, and in which no other thread is at work, is forked for every run: each is a process
+of its own, with a real folder, and the signals are real.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,6 +42,9 @@ CLOCK = {
     "images_per_s", "step_s", "data_wait_s", "grad_error_s", "tflops", "mfu", "memory",
 }  # fmt: skip
 TOO_LONG_S = 600.0
+ROOM = 200_000
+"""Bytes, for what is smaller than a page and for what a run writes beside its checkpoints."""
+NO_ROOM = "No space left on device"
 
 
 class Herd:
@@ -69,14 +76,18 @@ class Herd:
 
         session.DecodedLoader = compiled  # type: ignore[assignment, misc]
 
+    def log(self, out: Path) -> Path:
+        """Where the output of the last run in ``out`` is: not on its disk, which may be full."""
+        return self.folder / f"{out.name}.log"
+
     def start(self, out: Path) -> int:
-        """Fork a run; its output goes to ``out.log``. Returns the process id."""
+        """Fork a run; its output goes to `log`. Returns the process id."""
         sys.stdout.flush()
         child = os.fork()
         if child:
             return child
         try:
-            log = os.open(out.with_suffix(".log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            log = os.open(self.log(out), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(log, 1)
             os.dup2(log, 2)
             sys.argv = ["fastcl", "run", str(self.schedule), "--out", str(out), *OPTIONS]
@@ -133,6 +144,27 @@ def holds(child: int, lock: Path) -> bool:
         return False
 
 
+@dataclass(frozen=True, slots=True)
+class Whole:
+    """A run that nobody disturbed: how long it takes, what it comes to, and the bytes of a
+    checkpoint and of its folder."""
+
+    seconds: float
+    outcome: tuple[bytes, list[dict[str, Any]]]
+    checkpoint: int
+    folder: int
+
+
+def undisturbed(herd: Herd) -> Whole:
+    began = time.monotonic()
+    out = herd.folder / "reference"
+    assert wait(herd.start(out)) == 0, herd.log(out).read_text()
+    seconds = time.monotonic() - began
+    sizes = [path.stat().st_size for path in out.rglob("*") if path.is_file()]
+    largest = max(path.stat().st_size for path in (out / "checkpoints").iterdir())
+    return Whole(seconds, outcome(out), largest, sum(sizes))
+
+
 def strike(child: int, out: Path, kind: str, longest: float, draw: random.Random) -> int | None:
     """End a run by ``kind``: ``random`` SIGKILL, ``write`` (SIGKILL while a checkpoint is being
     written), or a signal's name; a run that ends before that is left alone.
@@ -153,7 +185,7 @@ def strike(child: int, out: Path, kind: str, longest: float, draw: random.Random
     moment = time.monotonic() + draw.uniform(0, longest)
     while True:
         if (code := ended(child)) is not None:
-            assert code == 0, out.with_suffix(".log").read_text()
+            assert code == 0, f"exit status {code}"
             return None
         assert time.monotonic() - begun < TOO_LONG_S, "the run hangs"
         if time.monotonic() >= moment and (
@@ -167,38 +199,23 @@ def strike(child: int, out: Path, kind: str, longest: float, draw: random.Random
     return wait(child)
 
 
-def torture(folder: Path, kills: int, terms: int, seed: int) -> dict[str, Any]:
+def torture(herd: Herd, whole: Whole, kills: int, terms: int, draw: random.Random) -> Counter[str]:
     """So many SIGKILLs, half of them aimed into the writing of a checkpoint, then so many SIGTERM,
     SIGUSR1 and SIGINT in turn; every run goes on in the same folder until it is over, and is then
-    compared with one that nobody disturbed."""
-    herd = Herd(folder)
-    began = time.monotonic()
-    reference = folder / "reference"
-    assert wait(herd.start(reference)) == 0, reference.with_suffix(".log").read_text()
-    longest = time.monotonic() - began
-    expected = outcome(reference)
-    draw = random.Random(seed)
+    compared with the one that nobody disturbed."""
     plan = ["random" if number % 2 else "write" for number in range(kills)]
     plan += [("SIGTERM", "SIGUSR1", "SIGINT")[number % 3] for number in range(terms)]
     count: Counter[str] = Counter()
-    run, slowest = 0, 0.0
-    out = folder / "run-0"
+    out = herd.folder / "run"
     while plan or out.exists():
         child = herd.start(out)
-        started = time.monotonic()
         kind = plan[0] if plan else "none"
-        code = strike(child, out, kind, longest, draw) if plan else wait(child)
-        slowest = max(slowest, time.monotonic() - started)
+        code = strike(child, out, kind, whole.seconds, draw) if plan else wait(child)
         if code in (None, 0):
-            assert outcome(out) == expected, f"{out} is another run"
-            left = [path.name for path in out.rglob(".*")]
-            assert not left, left
+            check_over(out, whole)
             count["runs ended"] += 1
-            shutil.rmtree(out)
-            run += 1
-            out = folder / f"run-{run}"
             continue
-        said = out.with_suffix(".log").read_text()
+        said = herd.log(out).read_text()
         wanted = {"random": -9, "write": -9, "SIGINT": 130}.get(kind, 75)
         assert code == wanted, f"{kind}: {code}\n{said}"
         assert "Traceback" not in said, said
@@ -211,14 +228,112 @@ def torture(folder: Path, kills: int, terms: int, seed: int) -> dict[str, Any]:
         count["resumed"] += "resumed from" in said
         count["parts left"] += any((out / "checkpoints").glob(".*"))
         plan.pop(0)
-    return {**count, "seconds": time.monotonic() - began, "undisturbed_s": longest,
-            "slowest_s": slowest, "lines": len(expected[1])}  # fmt: skip
+    return count
+
+
+def check_over(out: Path, whole: Whole) -> None:
+    """A run that came to its end is the undisturbed one; its folder goes."""
+    assert outcome(out) == whole.outcome, f"{out} is another run"
+    left = [path.name for path in out.rglob(".*")]
+    assert not left, left
+    shutil.rmtree(out)
+
+
+@contextmanager
+def small_disk(path: Path, size: int) -> Iterator[bool]:
+    """A disk of so many bytes at ``path``; False where none may be mounted."""
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
+    mounted = shutil.which("mount") and subprocess.run(command, capture_output=True).returncode == 0
+    try:
+        yield bool(mounted)
+    finally:
+        if mounted:
+            subprocess.run(["umount", str(path)], check=True)
+
+
+def fill(disk: Path, leave: int) -> None:
+    """Take the room on a disk, but for about so many bytes."""
+    with (disk / "ballast").open("wb") as ballast:
+        while (room := shutil.disk_usage(disk).free - leave) > 0:
+            with suppress(OSError):  # the run has written meanwhile
+                os.posix_fallocate(ballast.fileno(), os.fstat(ballast.fileno()).st_size, room)
+
+
+def fill_up(herd: Herd, whole: Whole, fills: int, draw: random.Random) -> Counter[str]:
+    """The disk becomes full so many times, half of them while a checkpoint is being written; the
+    run must end with a word and leave what it had, and goes on once there is room."""
+    count: Counter[str] = Counter()
+    disk = herd.folder / "disk"
+    size = whole.folder + 2 * whole.checkpoint + ROOM
+    with small_disk(disk, size) as mounted:
+        out = disk / "run"
+        while mounted and (count["full"] < fills or out.exists()):
+            child = herd.start(out)
+            aimed = count["full"] % 2 == 0
+            before: set[Path] = set()
+            if count["full"] < fills and comes(child, out, aimed, draw.uniform(0, whole.seconds)):
+                before = saved(out)
+                fill(disk, draw.choice([0, draw.randrange(whole.checkpoint)]))
+            code = wait(child)
+            (disk / "ballast").unlink(missing_ok=True)
+            if code == 0:
+                check_over(out, whole)
+                count["runs ended, disk"] += 1
+                continue
+            check_full(herd.log(out).read_text(), code, out, before)
+            count["full"] += 1
+            count["full, in a checkpoint"] += "/step-" in herd.log(out).read_text().splitlines()[-2]
+    return count
+
+
+def comes(child: int, out: Path, aimed: bool, delay: float) -> bool:
+    """Wait for the moment, or, if ``aimed``, for the next checkpoint after it; False where the run
+    is over before."""
+    moment = time.monotonic() + delay
+    while not os.waitid(os.P_PID, child, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        late = time.monotonic() >= moment and holds(child, out / ".lock")
+        if late and not (aimed and not any((out / "checkpoints").glob(".*"))):
+            return True
+        time.sleep(0 if aimed else 0.001)
+    return False
+
+
+def saved(out: Path) -> set[Path]:
+    return set((out / "checkpoints").glob("step-*.safetensors"))
+
+
+def check_full(said: str, code: int, out: Path, before: set[Path]) -> None:
+    """What a run says and leaves that the disk was full for; ``before`` are the checkpoints that it
+    had."""
+    *before_it, error, help = said.splitlines()
+    assert not any(line.startswith(("error: ", "Traceback")) for line in before_it), said
+    assert error.startswith("error: cannot write ") and NO_ROOM in error, said
+    assert "make room" in help, said
+    # Before it trains, it says that it cannot work there: that is another exit status.
+    assert code == (2 if f"cannot write to {out}:" in error else 1), f"{code}\n{said}"
+    check_left(out)
+    assert not before or max(before) <= max(saved(out)), f"{max(before)} is gone"
+    left = [path.name for path in out.rglob(".*")]
+    assert not left, left
+
+
+def everything(kills: int, terms: int, fills: int, seed: int) -> dict[str, float]:
+    """How often what happened, and seconds: of all, and of the undisturbed run."""
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as name:
+        herd = Herd(Path(name))
+        whole = undisturbed(herd)
+        draw = random.Random(seed)
+        count = torture(herd, whole, kills, terms, draw) + fill_up(herd, whole, fills, draw)
+    return {**count, "seconds": time.monotonic() - began, "undisturbed_s": whole.seconds}
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=6)
     parser.add_argument("--terms", type=int, default=3)
+    parser.add_argument("--fills", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     return parser.parse_args(arguments)
 
@@ -239,8 +354,7 @@ def leave(work: Callable[[], None]) -> NoReturn:
 
 def main() -> None:
     asked = parse(sys.argv[1:])
-    with tempfile.TemporaryDirectory() as name:
-        print(json.dumps(torture(Path(name), asked.kills, asked.terms, asked.seed)))
+    print(json.dumps(everything(asked.kills, asked.terms, asked.fills, asked.seed)))
 
 
 if __name__ == "__main__":

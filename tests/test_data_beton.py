@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,8 +18,8 @@ from fastcl_cli.data.beton import (
     IMAGE,
     Shard,
     open_beton,
-    sidecar_path,
 )
+from fastcl_cli.data.sidecar import sidecar_path, write_sidecar
 from fastcl_cli.errors import DataError
 
 ROW = np.dtype([("", IMAGE), ("", "<i8")], align=True)
@@ -223,7 +224,8 @@ def test_sidecar_gives_the_classes(copy: Path) -> None:
         ({"identity": "0" * 32}, "belongs to another file"),
         ({"classes": ["a"]}, "names 1 classes, the file's labels go up to 4"),
         ({"classes": [1, 2, 3, 4, 5]}, "not a list of names"),
-        ({"schema_version": 2}, "not a sidecar of version 1"),
+        ({"schema_version": 3}, "not a sidecar of version 1 or 2"),
+        ({"schema_version": 2}, "is damaged"),
     ],
 )
 def test_sidecar_that_does_not_fit(copy: Path, changes: dict[str, object], message: str) -> None:
@@ -235,6 +237,38 @@ def test_sidecar_that_does_not_fit(copy: Path, changes: dict[str, object], messa
 def test_broken_sidecar(copy: Path, content: bytes) -> None:
     sidecar_path(copy).write_bytes(content)
     assert "sidecar" in refused(copy).message or "cannot be read" in refused(copy).message
+
+
+def test_a_byte_of_a_sidecar_that_changed_is_noticed(copy: Path) -> None:
+    """Wherever it is; what is laid out in another way is the same sidecar, and one of an older
+    version, which has no digest, is read: there a changed name goes unseen."""
+    beton = open_beton(copy)
+    write_sidecar(copy, {"identity": beton.identity, "classes": list("abcde"), "source": "here"})
+    file = sidecar_path(copy)
+    written = file.read_bytes()
+    draw = random.Random(0)
+    for place in range(len(written)):
+        damaged = bytearray(written)
+        damaged[place] ^= 1 << draw.randrange(8)
+        file.write_bytes(damaged)
+        assert str(file) in refused(copy).message
+    content = json.loads(written)
+    file.write_text(json.dumps(content))
+    assert open_beton(copy).classes == tuple("abcde")
+    del content["digest"]
+    file.write_text(json.dumps(content))
+    assert "is damaged" in refused(copy).message
+    file.write_text(json.dumps(content | {"schema_version": 1, "classes": list("abcdx")}))
+    assert open_beton(copy).classes == tuple("abcdx")
+
+
+def test_a_sidecar_of_any_depth(copy: Path) -> None:
+    """Reading and writing JSON give up at depths of their own."""
+    start = {"schema_version": 2, "identity": open_beton(copy).identity, "digest": ""}
+    for depth in range(800, 1000):
+        text = json.dumps(start | {"classes": "@"})
+        sidecar_path(copy).write_text(text.replace('"@"', "[" * depth + "]" * depth))
+        assert str(sidecar_path(copy)) in refused(copy).message
 
 
 def test_a_million_images_are_checked_in_whole_arrays(tmp_path: Path) -> None:

@@ -132,19 +132,42 @@ def test_side_changes_in_place(loader: DecodedLoader) -> None:
         assert images.shape == (4, side, side, 3) and loader.side == side
 
 
+def streams() -> int:
+    """How many threads there are that are not kept for the next stream."""
+    return sum(not thread.name.startswith("decode") for thread in threading.enumerate())
+
+
 def test_leaving_early_leaves_no_thread(loader: DecodedLoader) -> None:
     loader.side = 64
-    before = threading.active_count()
+    before = streams()
     for taken in (0, 1, 3):
         with loader.stream(np.arange(IMAGES).repeat(4), 4) as batches:
             for _ in range(taken):
                 next(batches)
-        assert threading.active_count() == before
+        assert streams() == before
     with pytest.raises(KeyError), loader.stream(np.arange(IMAGES), 4) as batches:
         next(batches)
         raise KeyError
-    assert threading.active_count() == before
+    assert streams() == before
     assert len(served(loader, np.arange(8), 4)[0]) == 8
+
+
+def test_streams_one_after_the_other_share_a_thread(
+    loader: DecodedLoader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each thread that has decoded costs memory to the end of the process."""
+    threads: set[threading.Thread] = set()
+    decode = loader._files.decode
+
+    def noting(*arguments: object) -> None:
+        threads.add(threading.current_thread())
+        decode(*arguments)
+
+    monkeypatch.setattr(loader._files, "decode", noting)
+    for _ in range(10):
+        with loader.stream(np.arange(8), 4) as stream:
+            assert len(list(stream)) == 2
+    assert len(threads) <= 2  # as many as streams were ever open at once, above
 
 
 def test_after_the_end_comes_the_end(loader: DecodedLoader) -> None:
@@ -233,14 +256,14 @@ def test_a_damaged_record_is_named(
     """FFCV would repeat old pixels. Images before the damaged batch are served."""
     path = damage(beton.path, tmp_path / "damaged.beton", 30, how, checked)
     damaged = DecodedLoader(open_beton(path), 64, 2)
-    before = threading.active_count()
+    before = streams()
     with pytest.raises(DataError) as caught, damaged.stream(np.arange(IMAGES), 8) as batches:
         for count, _ in enumerate(batches):
             assert count < 3
     assert f"{path}: image 30 is damaged" in caught.value.message
     said = "is not what was packed" if checked else message
     assert said in caught.value.message and "pack" in caught.value.help
-    assert threading.active_count() == before
+    assert streams() == before
     assert len(served(damaged, np.arange(30), 8)[0]) == 30
 
 

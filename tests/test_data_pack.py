@@ -20,11 +20,12 @@ from PIL import Image
 
 from fastcl_cli.data import encode
 from fastcl_cli.data import pack as packing
-from fastcl_cli.data.beton import ALLOCATION, HEADER, open_beton, sidecar_path
+from fastcl_cli.data.beton import ALLOCATION, HEADER, open_beton
 from fastcl_cli.data.builtin import digits
 from fastcl_cli.data.encode import Settings
 from fastcl_cli.data.images import BadImageError, list_folder, load_rgb
 from fastcl_cli.data.pack import pack, part_path
+from fastcl_cli.data.sidecar import sidecar_path
 from fastcl_cli.data.source import open_split
 from fastcl_cli.data.writer import BetonWriter, page_size
 from fastcl_cli.errors import DataError, UsageError

@@ -10,10 +10,11 @@ import pytest
 import torch
 from data_photos import write_beton
 
-from fastcl_cli.data.beton import Beton, open_beton, read_records, sidecar_path
+from fastcl_cli.data.beton import Beton, open_beton, read_records
 from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.mapped import map_files
 from fastcl_cli.data.shards import open_shards
+from fastcl_cli.data.sidecar import sidecar_path
 from fastcl_cli.data.source import open_judging, open_split
 from fastcl_cli.data.writer import BetonWriter, page_size
 from fastcl_cli.errors import DataError

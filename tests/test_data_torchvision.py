@@ -41,9 +41,10 @@ from torchvision_layouts import (
 )
 
 from fastcl_cli.data import torchvision_sets
-from fastcl_cli.data.beton import ALLOCATION, HEADER, Beton, open_beton, sidecar_path
+from fastcl_cli.data.beton import ALLOCATION, HEADER, Beton, open_beton
 from fastcl_cli.data.encode import Settings
 from fastcl_cli.data.pack import pack
+from fastcl_cli.data.sidecar import sidecar_path
 from fastcl_cli.data.source import open_split
 from fastcl_cli.data.torchvision_table import SETS
 from fastcl_cli.errors import DataError, MissingLibraryError, UsageError

@@ -609,16 +609,3 @@ def test_sigterm_saves_and_another_number_of_processes_goes_on(alone: Path, tmp_
     assert json.loads((out / "config.json").read_text())["processes"] == 2
     run(out, SCHEDULE, resume="auto", log_every=1)
     check_equal_run(out, alone)
-
-
-def test_the_launcher_names_the_process_that_was_killed(tmp_path: Path) -> None:
-    (tmp_path / "test.fcs").write_text(SCHEDULE)
-    process = cli("run", str(tmp_path / "test.fcs"), "--gpus", "2", "--out", str(tmp_path / "run"))
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    while process.poll() is None and len(started := children.read_text().split()) < 2:
-        time.sleep(0.02)
-    os.kill(int(started[1]), signal.SIGKILL)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 1
-    assert stderr.startswith("error: process 1 of 2 was killed by SIGKILL\nhelp: ")
-    assert stderr.count("\n") == 2

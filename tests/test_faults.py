@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import resource
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import datetime
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +48,7 @@ from fastcl_cli.events import CheckpointSaved, Event, Notice, RunStarted
 from fastcl_cli.model.vit import Encoder
 from fastcl_cli.profile_file import read_profile
 from fastcl_cli.schedule import Request, compile_text
-from fastcl_cli.train import session
+from fastcl_cli.train import folder, session
 from fastcl_cli.train.changes import ChangedRunError
 from fastcl_cli.train.device import choose_device
 from fastcl_cli.train.memory import out_of_memory
@@ -52,6 +56,7 @@ from fastcl_cli.train.request import RunRequest
 from fastcl_cli.train.session import Session
 
 HERE = Path(__file__).resolve().parent
+FORBIDDEN = "(Permission denied|Read-only file system)$"
 OTHER_END = SCHEDULE.replace("full batch 8", "drop 0.25 batch 8")
 
 
@@ -109,14 +114,18 @@ def flip(path: Path, at: int) -> None:
 
 
 def test_killed_and_told_to_stop_at_random_moments(tmp_path: Path) -> None:
-    """Real processes, real signals; each run ends byte for byte as the one left alone."""
-    command = [sys.executable, str(HERE / "crashing.py"), "--kills", "6", "--terms", "3"]
+    """Real processes, real signals, a disk that is really full; each run ends byte for byte as the
+    one left alone."""
+    command = [sys.executable, str(HERE / "crashing.py")]
+    command += ["--kills", "6", "--terms", "3", "--fills", "4"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     seen = json.loads(done.stdout)
     assert seen["random"] == seen["write"] == 3
     assert seen["SIGTERM"] == seen["SIGUSR1"] == seen["SIGINT"] == 1
     assert seen["runs ended"] >= 1 and seen["resumed"] >= 1
+    if "full" in seen:  # where a small disk may be mounted
+        assert seen["full"] == 4 and seen["runs ended, disk"] >= 1
 
 
 def test_two_runs_in_one_folder(tmp_path: Path) -> None:
@@ -136,6 +145,41 @@ def test_two_runs_in_one_folder(tmp_path: Path) -> None:
     assert not list(out.rglob(".*"))
 
 
+@pytest.mark.parametrize(
+    "name", ["checkpoints", ".lock", "metrics.jsonl", "checkpoints/step-00000008.safetensors"]
+)
+@pytest.mark.parametrize("options", [{"resume": "auto"}, {"overwrite": True}])
+def test_no_path_leaves_the_folder(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    """Where one does, neither it nor the folder is touched; within the folder a link is a link."""
+    out, there = tmp_path / "run", tmp_path / "there"
+    (out / "checkpoints").mkdir(parents=True)
+    there.mkdir()
+    part = there / ".step-00000009.safetensors.1.part"  # of another run, which is writing it
+    part.write_text("half")
+    entry = out / name
+    if name == "checkpoints":
+        entry.rmdir()
+    entry.symlink_to(there if name == "checkpoints" else part)
+    with pytest.raises(UsageError, match="no path leaves the run's folder") as caught:
+        run(out, **options)
+    assert f"{entry} is a link to {entry.readlink()}" in caught.value.message
+    assert part.read_text() == "half" and entry.is_symlink()
+    assert not (out / "config.json").exists()
+
+
+def test_a_folder_that_is_a_link(whole: Path, tmp_path: Path) -> None:
+    """And one that holds a link to what it holds, and a user's own link elsewhere."""
+    (tmp_path / "disk").mkdir()
+    out = tmp_path / "run"
+    out.symlink_to(tmp_path / "disk", target_is_directory=True)
+    begun(out)
+    (out / "checkpoints" / "latest.safetensors").symlink_to("step-00000008.safetensors")
+    (out / "notes").symlink_to(tmp_path)
+    notices = run(out, resume="auto")
+    assert any("after 8 steps" in text for text in notices)
+    assert out.is_symlink() and outcome(tmp_path / "disk") == outcome(whole)
+
+
 def test_a_full_disk_while_saving_or_logging(whole: Path, tmp_path: Path) -> None:
     """A limit on the size of files stands for the disk's end; /dev/full is one for the metrics."""
     out = tmp_path / "run"
@@ -152,7 +196,7 @@ def test_a_full_disk_while_saving_or_logging(whole: Path, tmp_path: Path) -> Non
 
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
-        with pytest.raises(RunFailedError, match=r"cannot write .*step-00000008.*too large") as e:
+        with pytest.raises(RunFailedError, match=r"write \S+-00000008\S+: File too large$") as e:
             run(out, emit=limit)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
@@ -164,6 +208,57 @@ def test_a_full_disk_while_saving_or_logging(whole: Path, tmp_path: Path) -> Non
     metrics.unlink()
     run(out, resume="auto")
     assert outcome(out)[0] == outcome(whole)[0]
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[None]:
+    """Nobody may write to a folder: its owner by its mode, root because it is mounted so."""
+    if os.geteuid() != 0:
+        path.chmod(0o555)
+        yield
+        path.chmod(0o755)
+        return
+    mount = ["mount", "--bind", str(path), str(path)]
+    if subprocess.run(mount, capture_output=True).returncode != 0:
+        pytest.skip("nothing may be mounted here")
+    subprocess.run(["mount", "-o", "remount,bind,ro", str(path)], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.parametrize("options", [{}, {"resume": "auto"}, {"overwrite": True}])
+def test_a_folder_that_may_not_be_written(options: dict[str, Any], tmp_path: Path) -> None:
+    """A new run above it, and one that has begun in it, which stays as it is."""
+    out = tmp_path / "run"
+    if options:
+        begun(out)
+    files = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
+    with (
+        read_only(out if options else tmp_path),
+        pytest.raises(UsageError, match=f"cannot write to {out}: {FORBIDDEN}") as caught,
+    ):
+        run(out, **options)
+    assert caught.value.help == "name another folder with --out"
+    assert {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()} == files
+
+
+def test_a_folder_that_may_not_be_written_any_more(whole: Path, tmp_path: Path) -> None:
+    """It comes while the run trains; what was written before is taken up later."""
+    out = tmp_path / "run"
+    with ExitStack() as stack:
+
+        def forbid(event: Event) -> None:
+            if isinstance(event, CheckpointSaved) and event.step == 8:
+                stack.enter_context(read_only(out / "checkpoints"))
+
+        with pytest.raises(RunFailedError, match=rf"cannot write \S+-00000012\S+: {FORBIDDEN}"):
+            run(out, emit=forbid)
+    for step in (4, 8):
+        check_whole(out / "checkpoints" / f"step-{step:08d}.safetensors")
+    assert any("after 8 steps" in text for text in run(out, resume="auto"))
+    assert outcome(out) == outcome(whole)
 
 
 def test_the_newest_whole_checkpoint_is_taken(whole: Path, tmp_path: Path) -> None:
@@ -294,6 +389,24 @@ def test_told_to_stop_while_packing(
     assert not list((tmp_path / "cache").iterdir()) and not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("number", "status"), [(signal.SIGTERM, 2), (signal.SIGUSR1, 2), (signal.SIGINT, -2)]
+)
+def test_a_signal_to_a_process_that_is_ending(number: signal.Signals, status: int) -> None:
+    """What it had to say is said; a second Ctrl-C ends what hangs."""
+    script = f"""
+import atexit, os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+atexit.register(lambda: os.kill(os.getpid(), {int(number)}))
+from fastcl_cli.cli.main import main
+sys.argv = ["fastcl", "run", "no-such-schedule"]
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == status, done.stderr
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 2
+
+
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> hostile.Good:
     return hostile.make_good(tmp_path_factory.mktemp("good"))
@@ -420,7 +533,57 @@ def test_out_of_memory_says_what_would_fit() -> None:
     assert other is None
 
 
+WALL = r"time\.time\(|time_ns\(|\.now\(|\.utcnow\(|\.today\(|localtime|gmtime|strftime|ctime"
+STAMPS = {
+    "loggers/tensorboard.py": "event.wall_time = time.time()",
+    "train/bench.py": "date=datetime.datetime.now(datetime.timezone.utc)",
+    "train/folder.py": "now = datetime.now(timezone.utc).isoformat(",
+}
+"""All that is made of a clock that may jump: stamps for people."""
+
+
 def test_no_time_is_taken_from_a_clock_that_may_jump() -> None:
-    for path in (HERE.parent / "fastcl_cli").rglob("*.py"):
-        text = path.read_text(encoding="utf-8").replace("wall_time = time.time()", "a stamp")
-        assert "time.time(" not in text, path
+    package = HERE.parent / "fastcl_cli"
+    for path in package.rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        stamp = STAMPS.get(path.relative_to(package).as_posix(), "")
+        assert stamp in text and not re.search(WALL, text.replace(stamp, "", 1)), path
+
+
+class Jumping(datetime):
+    """A wall clock that jumps by hours, to and fro, whenever it is looked at."""
+
+    looks = 0
+
+    @classmethod
+    def jumped(cls) -> float:
+        cls.looks += 1
+        return 1.7e9 + (-1) ** cls.looks * 3600 * cls.looks
+
+    @classmethod
+    def now(cls, tz: Any = None) -> datetime:
+        return datetime.fromtimestamp(cls.jumped(), tz)
+
+
+def test_a_clock_that_jumps_changes_stamps_alone(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    monkeypatch.setattr(time, "time", Jumping.jumped)
+    monkeypatch.setattr(time, "time_ns", lambda: int(1e9 * Jumping.jumped()))
+    monkeypatch.setattr(folder, "datetime", Jumping)
+    began = time.monotonic()
+    begun(out)
+    run(out, resume="auto")
+    took = time.monotonic() - began
+    monkeypatch.undo()
+    assert outcome(out) == outcome(whole)
+    lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        assert 0 < line["step_s"] < took and 0 <= line["data_wait_s"] <= line["step_s"]
+        assert 0 <= line["grad_error_s"] < took and line["images_per_s"] > 8 / took
+    events = [json.loads(line) for line in (out / "events.jsonl").read_text().splitlines()]
+    ended = [event["seconds"] for event in events if event["event"] == "ended"]
+    assert len(ended) == 2 and all(0 < seconds < took for seconds in ended)
+    stamps = [datetime.fromisoformat(event["time"]).timestamp() for event in events]
+    assert max(abs(b - a) for a, b in pairwise(stamps)) > 3600, "no clock jumped"

@@ -32,6 +32,7 @@ LINES = (
     "compression",
     "model",
     "data methods",
+    "tensor_file",
     "checkpoint",
     "evaluate.images evaluate.features evaluate.metrics evaluate.knn",  # a run is judged by them
     "train gradient_error",

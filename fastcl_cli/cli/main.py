@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import sys
@@ -87,7 +88,18 @@ def main() -> None:
         # Whoever read the output has seen enough; Python must not complain at exit either.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
+    finally:
+        atexit.register(_only_end)  # registered last, so that it is called first
     sys.exit(status)
+
+
+def _only_end() -> None:
+    """From here on a signal could only change the exit status, or add a traceback to what was said:
+    a launcher that has lost one process sends SIGTERM to the others, which are ending too."""
+    for number in (signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _run(arguments: list[str], debug: bool) -> int:

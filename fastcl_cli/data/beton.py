@@ -23,8 +23,8 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from fastcl_cli.data.sidecar import read_classes
 from fastcl_cli.errors import DataError
-from fastcl_cli.files import read_json
 
 VERSION = 2
 HEADER = np.dtype(
@@ -66,9 +66,6 @@ _MAX_FIELDS = 64
 MAX_PIXELS = 100_000_000
 """Larger images are refused: a few bytes of file can ask for any amount of memory."""
 
-SIDECAR_VERSION = 1
-_SIDECAR_BYTES, _IMAGE_BYTES = 64_000_000, 1000
-"""A sidecar is no larger than the first, and the second for every image."""
 _REPACK = "write it again with `fastcl pack --overwrite`"
 
 
@@ -125,11 +122,6 @@ class Records:
     sizes: NDArray[np.uint64]
 
 
-def sidecar_path(path: Path) -> Path:
-    """Where the JSON sidecar of a beton lies: ``OUT.beton.json`` beside ``OUT.beton``."""
-    return path.with_name(path.name + ".json")
-
-
 def open_beton(path: str | Path) -> Beton:
     """Check a beton and read what training needs to know of it.
 
@@ -148,7 +140,7 @@ def open_beton(path: str | Path) -> Beton:
         heights=parsed.images["height"].astype(np.int32),
         widths=parsed.images["width"].astype(np.int32),
         labels=parsed.labels,
-        classes=_classes(path, len(parsed.images), parsed.identity, parsed.labels),
+        classes=read_classes(path, len(parsed.images), parsed.identity, parsed.labels),
         identity=parsed.identity,
         shards=(Shard(path, 0, parsed.identity),),
     )
@@ -337,34 +329,3 @@ def _check_records(
     wrong = (images["mode"] == RAW) & (size != 3 * height * width)
     refuse(wrong | (size == 0), "does not have the bytes that its height and width ask for")
     return size  # type: ignore[no-any-return]
-
-
-def _classes(
-    path: Path, images: int, identity: str, labels: NDArray[np.int64] | None
-) -> tuple[str, ...] | None:
-    sidecar = sidecar_path(path)
-    try:
-        content = read_json(sidecar, _SIDECAR_BYTES + _IMAGE_BYTES * images)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise DataError(f"{sidecar}: cannot be read: {error}", "delete it, or pack again") from None
-    if not isinstance(content, dict) or content.get("schema_version") != SIDECAR_VERSION:
-        raise DataError(
-            f"{sidecar}: is not a sidecar of version {SIDECAR_VERSION}", "delete it, or pack again"
-        )
-    if content.get("identity") != identity:
-        raise DataError(
-            f"{sidecar}: belongs to another file than {path.name}", "delete it, or pack again"
-        )
-    classes = content.get("classes")
-    if classes is None or labels is None:
-        return None
-    if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
-        raise DataError(f"{sidecar}: 'classes' is not a list of names", "delete it, or pack again")
-    if labels.max() >= len(classes):
-        raise DataError(
-            f"{sidecar}: names {len(classes)} classes, the file's labels go up to {labels.max()}",
-            "delete it, or pack again",
-        )
-    return tuple(classes)

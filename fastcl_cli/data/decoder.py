@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from threading import Event
 from types import SimpleNamespace
@@ -29,6 +30,8 @@ from fastcl_cli.errors import DataError
 DECODED, DAMAGED, OTHER_SIZE, CHANGED = 0, 1, 2, 3
 """The status of an image: fine; the JPEG decoder failed or warned; the JPEG is of another size
 than the record says; its bytes do not have the checksum that they were written with."""
+_MOST_STREAMS = 16
+"""That decode at once; others wait for a batch of these."""
 _CHECKED = np.dtype([*IMAGE.descr, ("checksum", "<u8")])
 """`IMAGE`, with the checksum of its bytes, 0 for none."""
 
@@ -193,6 +196,14 @@ class Files:
                 self._seen[number] = now
 
 
+@lru_cache(maxsize=1)
+def _kept_threads(process: int) -> ThreadPoolExecutor:
+    """Threads in which batches are decoded, one for each stream that is open, kept for those that
+    follow: FFCV keeps 10 kB of every thread that ever decoded, and each epoch and each measurement
+    has a stream. Of a ``process``, for a fork has none of its parent's threads."""
+    return ThreadPoolExecutor(_MOST_STREAMS, thread_name_prefix=f"decode {process}")
+
+
 class Iterator(EpochIterator):  # type: ignore[misc]
     """FFCV's thread that fills batches, which keeps the exception that ended it."""
 
@@ -212,5 +223,10 @@ class Iterator(EpochIterator):  # type: ignore[misc]
     def run_pipeline(self, number: int, indices: Any, slot: int, event: Any) -> tuple[Any, Any]:
         """Squares and status of a batch, in the buffers of a slot."""
         squares, status = (buffer[slot, : len(indices)] for buffer in self.memory_allocations)
-        self.loader.decode(indices, squares, status, self.metadata, *self.storage_state)
+        kept = _kept_threads(os.getpid())
+        kept.submit(self._decode, indices, squares, status).result()
         return squares, status
+
+    def _decode(self, *batch: NDArray[Any]) -> None:
+        Compiler.set_num_threads(self.loader.num_workers)  # each thread has its own number
+        self.loader.decode(*batch, self.metadata, *self.storage_state)

@@ -8,7 +8,6 @@ error. Equal sources give equal bytes, whatever the number of processes.
 from __future__ import annotations
 
 import hashlib
-import json
 import secrets
 import shutil
 import signal
@@ -17,10 +16,11 @@ from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from fastcl_cli.data.beton import SIDECAR_VERSION, open_beton, sidecar_path
+from fastcl_cli.data.beton import open_beton
 from fastcl_cli.data.encode import Settings, encode, encode_all, interrupts_held
 from fastcl_cli.data.images import ImageSet, list_folder
 from fastcl_cli.data.parts import Split, folder_part, is_name, named_part, splits_of
+from fastcl_cli.data.sidecar import sidecar_path, write_sidecar
 from fastcl_cli.data.torchvision_table import SETS
 from fastcl_cli.data.writer import BetonWriter, page_size
 from fastcl_cli.errors import DataError, UsageError
@@ -222,7 +222,6 @@ def _write(part: Part, path: Path, settings: Settings, count: Callable[[], None]
         writer.finish()
     checked = open_beton(path)
     sidecar = {
-        "schema_version": SIDECAR_VERSION,
         "identity": checked.identity,
         "source": part.source,
         "settings": {"max_side": settings.max_side, "quality": settings.quality},
@@ -231,8 +230,7 @@ def _write(part: Part, path: Path, settings: Settings, count: Callable[[], None]
         "skipped": [asdict(item) for item in skipped],
         "digests": digests,
     }
-    sidecar_path(path).write_text(json.dumps(sidecar, indent=1), encoding="utf-8")
-    sync(sidecar_path(path))
+    write_sidecar(path, sidecar)
     size = path.stat().st_size
     return PackReport(part.out, checked.images, images.classes, size, tuple(skipped))
 

@@ -150,7 +150,7 @@ class Bench:
             try:
                 dump(path, Features(self.last(features).values, known[features.labels]), about)
             except OSError as error:
-                raise UsageError(f"{path}: cannot be written: {error.strerror}") from error
+                raise UsageError(f"{path}: cannot be written: {error.strerror or error}") from error
 
 
 def _reading(settings: ProbeSettings, depth: int) -> Reading:

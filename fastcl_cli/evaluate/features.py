@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fastcl_cli.evaluate.images import Images, Progress
 from fastcl_cli.files import replacing
 from fastcl_cli.model.vit import Encoder
+from fastcl_cli.tensor_file import write_tensors
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,8 +105,8 @@ def dump(path: Path, features: Features, about: Mapping[str, Any]) -> None:
         OSError: the file could not be written.
     """
     with replacing(path) as part:
-        save_file(
-            {"features": features.values.contiguous(), "labels": features.labels},
+        write_tensors(
             part,
-            metadata={"fastcl": json.dumps(dict(about), sort_keys=True)},
+            {"features": features.values.contiguous(), "labels": features.labels},
+            {"fastcl": json.dumps(dict(about), sort_keys=True)},
         )

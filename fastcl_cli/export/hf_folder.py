@@ -7,22 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from safetensors.torch import save_file
 
 from fastcl_cli.checkpoint import timm_arguments
 from fastcl_cli.export.backbone import Backbone
 from fastcl_cli.export.compare import Network
 from fastcl_cli.export.place import HF_CONFIG, HF_WEIGHTS
+from fastcl_cli.tensor_file import write_tensors
 
 
 def write(path: Path, backbone: Backbone) -> None:
     """Write the folder."""
     path.mkdir()
     tensors = backbone.encoder.vit.state_dict()
-    save_file(
-        {name: value.contiguous() for name, value in tensors.items()},
+    write_tensors(
         path / HF_WEIGHTS,
-        metadata={"format": "pt"},  # what the hub's readers look for
+        {name: value.contiguous() for name, value in tensors.items()},
+        {"format": "pt"},  # what the hub's readers look for
     )
     (path / HF_CONFIG).write_text(json.dumps(config(backbone), indent=2) + "\n", encoding="utf-8")
 

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
 
-from safetensors import SafetensorError
-
 from fastcl_cli.errors import UsageError
 from fastcl_cli.extras import need_extra
 from fastcl_cli.files import sync
@@ -125,8 +123,8 @@ def staged(path: Path) -> Iterator[Path]:
             sync(path.parent)
         finally:
             shutil.rmtree(folder, ignore_errors=True)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
+    except OSError as error:
+        reason = error.strerror or error
         raise UsageError(f"cannot write {path}: {reason}", "name another one with --out") from error
 
 

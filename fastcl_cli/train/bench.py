@@ -273,8 +273,8 @@ class Bench:
                 save_run(path, self.trainer.method, self.trainer.optimizer, spec, header)
                 return time.perf_counter() - since
         except OSError as error:
-            folder = str(self._request.scratch)
-            raise UsageError(f"{folder}: cannot be written to: {error.strerror}") from error
+            reason = error.strerror or error
+            raise UsageError(f"{self._request.scratch}: cannot be written to: {reason}") from error
 
     def _profile(
         self, timings: Mapping[int, Sequence[_Timing]], rates: Sequence[float], fixed: Fixed

@@ -32,14 +32,15 @@ class RunFolder(RunFiles):
             empty: refuse a folder that holds something.
 
         Raises:
-            UsageError: it holds something, another process is at work in it, or it cannot be
-                written.
+            UsageError: it holds something, another process is at work in it, a link in it leads
+                out of it, or it cannot be written.
         """
         try:
             if empty:
                 self.need_empty()
             new = not self.path.exists()
             self.path.mkdir(parents=True, exist_ok=True)
+            self.need_inside()
             lock = locked(self.lock)
             if not lock.__enter__():
                 announce(f"{self.path} cannot be locked: see that no other run writes to it")
@@ -73,12 +74,9 @@ class RunFolder(RunFiles):
             raise unwritable(self.path, error) from error
 
     def _clear(self) -> None:
-        own = {self.schedule, self.config, self.plan, self.metrics, self.checkpoints}
-        own |= {self.events, self.backbone, self.decisions, self.taken, self.report}
-        own |= {self.tensorboard, self.wandb}
         entries = self.entries()
         for entry in entries:
-            if entry not in own:
+            if entry not in self.own:
                 raise UsageError(
                     f"{entry} was not written by a run, so {self.path} is left as it is",
                     "name another folder",

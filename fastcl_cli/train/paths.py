@@ -56,10 +56,12 @@ def need_paths(
 
 
 def _need_out(out: Path, *, empty: bool) -> None:
-    """Refuse a folder that cannot be written, or with ``empty`` one that holds something."""
+    """Refuse a folder that cannot be written or that a link leads out of, or with ``empty`` one
+    that holds something."""
     try:
         if empty:
             RunFiles(out).need_empty()
+        RunFiles(out).need_inside()
         nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
         if not nearest.is_dir():
             raise NotADirectoryError(ENOTDIR, os.strerror(ENOTDIR))

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch.optim import AdamW
 
 from fastcl_cli import __version__, distributed
@@ -418,8 +417,8 @@ class Session:
         """A disk that is full, or gone, in words."""
         try:
             yield
-        except (OSError, SafetensorError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except OSError as error:
+            reason = error.strerror or error
             raise RunFailedError(
                 f"cannot write {path}: {reason}",
                 "what was written before is whole: make room, then `--resume auto`",
