@@ -60,8 +60,8 @@ def _encoders(method: Method) -> list[Encoder]:
 def _run_again(block: nn.Module, x: Tensor) -> Tensor:
     """Run a block that may be run again in the backward pass (`methods.base.encode` in parts).
 
-    There FSDP counts on the block being whole, which it is for the first part only; and would leave
-    all blocks whole until their gradients are taken.
+    There FSDP leaves a block as it finds it: in no torch is it let go of before its gradient is
+    taken, in older ones it is not even put together for any but the last part.
     """
     block.unshard()  # type: ignore[operator]
     output: Tensor = block(x)
