@@ -22,9 +22,8 @@ from fastcl_cli.units import parse_budget
 RESULTS = Path(__file__).resolve().parent / "RESULTS.md"
 
 
-def in_turn(work: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, list[float]]:
-    """Seconds of each piece of work in every round, run in turn so that the machine's drift hits
-    all.
+def interleaved(work: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
+    """Median seconds of each piece of work, run in turn so that the machine's drift hits all.
 
     One round that is not counted goes first.
     """
@@ -37,12 +36,7 @@ def in_turn(work: Mapping[str, Callable[[], object]], repetitions: int) -> dict[
                 torch.cuda.synchronize()
             if round_:
                 times[name].append(time.perf_counter() - begin)
-    return times
-
-
-def interleaved(work: Mapping[str, Callable[[], object]], repetitions: int) -> dict[str, float]:
-    """The medians of `in_turn`."""
-    return {name: statistics.median(times) for name, times in in_turn(work, repetitions).items()}
+    return {name: statistics.median(taken) for name, taken in times.items()}
 
 
 def shortened(name: str, settings: Mapping[str, str], share: float) -> str:

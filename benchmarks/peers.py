@@ -1,7 +1,8 @@
 """One training step without compression: ours beside other projects' own parts.
 
 Same ViT-S/16, batch, precision, views and optimizer; a step is forward, loss, backward, update and
-average. Ours starts from decoded images and makes its views too; the others' are ready.
+average. Ours starts from decoded images and makes its views too; the others' are ready. Each has a
+process of its own. Where other work runs beside, the processor's seconds say more than the wall's.
 
     moco-v3     model and loss of facebookresearch/moco-v3 (--moco DIR, a checkout), timm's ViT
     dino        networks, head and loss of facebookresearch/dino (--dino DIR, a checkout)
@@ -15,15 +16,18 @@ from __future__ import annotations
 import argparse
 import copy
 import importlib.util
+import multiprocessing
 import statistics
 import sys
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import timm
 import torch
-from common import in_turn, record, table
+from common import record, table
 from torch import Tensor, nn
 
 from fastcl_cli.config import RunConfig
@@ -182,15 +186,70 @@ def module(path: Path):  # type: ignore[no-untyped-def]
     return made
 
 
-def peers(method: str, options: argparse.Namespace, device: Device) -> dict[str, Step]:
-    found: dict[str, Step] = {}
+def contenders(method: str, options: argparse.Namespace) -> list[str]:
+    """Whose steps there are of a method, ours first."""
+    found = ["fastcl", *(f"fastcl, {precision}" for precision in options.ours)]
     if method == "moco" and options.moco:
-        found["moco-v3"] = moco_v3(options.moco, options.batch, device)
+        found.append("moco-v3")
     if method == "dino" and options.dino:
-        found["dino"] = dino(options.dino, options.batch, device)
+        found.append("dino")
     if importlib.util.find_spec("lightly") is not None:
-        found["lightly"] = lightly(method, options.batch, device)
+        found.append("lightly")
     return found
+
+
+def build(name: str, method: str, options: argparse.Namespace) -> Step:
+    """A contender's step, in a process of its own."""
+    device = choose_device(options.precision)
+    torch.set_num_threads(device.threads)
+    torch.manual_seed(0)
+    if name.startswith("fastcl"):
+        own = choose_device(name.removeprefix("fastcl, ")) if "," in name else device
+        own.begin()  # as a run does; the others' processes are left as they are
+        return ours(method, options.batch, own)
+    # Their losses ask for a process group and for CUDA.
+    torch.distributed.init_process_group(
+        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
+    )
+    if device.device.type == "cpu":
+        Tensor.cuda = lambda tensor, *args, **kwargs: tensor
+    if name == "moco-v3":
+        return moco_v3(options.moco, options.batch, device)
+    if name == "dino":
+        return dino(options.dino, options.batch, device)
+    return lightly(method, options.batch, device)
+
+
+def serve(name: str, method: str, options: argparse.Namespace, end: Connection) -> None:
+    """Do a step whenever asked; answer with its seconds, and the processor's."""
+    step = build(name, method, options)
+    step()
+    end.send(None)
+    while end.recv():
+        since, worked = time.perf_counter(), time.process_time()
+        step()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        end.send((time.perf_counter() - since, time.process_time() - worked))
+
+
+def measure(method: str, options: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
+    """Both times of each contender's step in every round; those that wait do nothing."""
+    context = multiprocessing.get_context("spawn")
+    ends: dict[str, Connection] = {}
+    for name in contenders(method, options):
+        here, there = context.Pipe()
+        context.Process(target=serve, args=(name, method, options, there), daemon=True).start()
+        here.recv()
+        ends[name] = here
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ends}
+    for _ in range(options.repetitions):
+        for name, end in ends.items():
+            end.send(True)
+            times[name].append(end.recv())
+    for end in ends.values():
+        end.send(False)
+    return times
 
 
 def main() -> None:
@@ -204,31 +263,24 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     options = parser.parse_args()
-    device = choose_device(options.precision)
-    torch.set_num_threads(device.threads)
-    # Their losses ask for a process group and for CUDA.
-    torch.distributed.init_process_group(
-        "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
-    )
-    if device.device.type == "cpu":
-        Tensor.cuda = lambda tensor, *args, **kwargs: tensor
-    torch.manual_seed(0)
     rows = []
     for method in options.methods:
-        work = {"fastcl": ours(method, options.batch, device)}
-        for precision in options.ours:
-            own = ours(method, options.batch, choose_device(precision))
-            work[f"fastcl, {precision}"] = own
-        times = in_turn({**work, **peers(method, options, device)}, options.repetitions)
+        times = measure(method, options)
         for name, values in times.items():
-            ratios = [a / b for a, b in zip(times["fastcl"], values, strict=True)]
-            spread = f"{min(values):.2f}-{max(values):.2f}"
-            cells = [method, name, f"{statistics.median(values):.2f}", spread]
-            rows.append([*cells, f"{statistics.median(ratios):.3f}"])
-    header = ["method", "step of", "s/step", "least-greatest", "fastcl / this"]
+            wall, processor = zip(*values, strict=True)
+            pairs = list(zip(times["fastcl"], values, strict=True))
+            ratios = [statistics.median(a[i] / b[i] for a, b in pairs) for i in (0, 1)]
+            cells = [f"{statistics.median(wall):.2f}", f"{min(wall):.2f}-{max(wall):.2f}"]
+            cells += [f"{ratios[0]:.3f}", f"{statistics.median(processor):.2f}"]
+            rows.append([method, name, *cells, f"{ratios[1]:.3f}"])
+    header = [
+        "method", "step of", "s/step", "least-greatest", "fastcl / this", "processor, s",
+        "fastcl / this, processor",
+    ]  # fmt: skip
     body = table(header, rows) + f"\n\nBatch {options.batch}, {options.repetitions} rounds in turn."
     if options.record:
-        record("A step without compression beside other projects'", body, device)
+        title = "A step without compression beside other projects'"
+        record(title, body, choose_device(options.precision))
     else:
         print(body)
 

@@ -196,6 +196,22 @@ def test_a_gpu_that_works_is_taken_or_does_not_compute(monkeypatch: pytest.Monke
     assert finding.status == "problem" and "no kernel image is available" in finding.value
 
 
+def test_what_compiling_for_a_gpu_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def look(triton: bool, compiler: str | None) -> Finding:
+        monkeypatch.delenv("CC", raising=False)
+        monkeypatch.setattr(accelerators, "find_spec", lambda name: object() if triton else None)
+        programs = {"clang": compiler}
+        monkeypatch.setattr(accelerators, "shutil", SimpleNamespace(which=programs.get))
+        return accelerators._compiler()
+
+    assert look(True, "/usr/bin/clang").status == "ok"
+    without = look(True, None)
+    assert without.status == "warning" and "a C compiler missing" in without.value
+    assert without.help == "apt-get install gcc"
+    assert look(False, "/usr/bin/clang").help == "pip install triton"
+    assert "triton and a C compiler missing" in look(False, None).value
+
+
 def test_cores_and_the_limit_of_a_container(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

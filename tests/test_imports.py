@@ -27,7 +27,7 @@ LINES = (
     "errors rng files extras launchers json_fields run_files",
     "config units",
     "vit_table devices plan cost schedule profile profile_file clocks estimate events",
-    "distributed transfer fused",
+    "distributed transfer fused heap",
     "shards",
     "roll joining launch",
     "compression",

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -25,6 +27,7 @@ def findings() -> list[Finding]:
     found = [cuda]
     if cuda.status == "ok":
         found += [_device(index) for index in range(torch.cuda.device_count())]
+        found.append(_compiler())
     if all(finding.status != "problem" for finding in found):
         found.append(_bf16())
     return found
@@ -113,10 +116,23 @@ def _device(index: int) -> Finding:
     return Finding(name, "ok", value)
 
 
+def _compiler() -> Finding:
+    """What torch.compile needs to make code for a GPU."""
+    missing = [name for name in ("triton",) if find_spec(name) is None]
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        missing.append("a C compiler")
+    if not missing:
+        return Finding("torch.compile", "ok", "triton and a C compiler are there")
+    value = f"{' and '.join(missing)} missing: blocks are not compiled, steps take longer"
+    help = "apt-get install gcc" if "a C compiler" in missing else "pip install triton"
+    return Finding("torch.compile", "warning", value, help)
+
+
 def _bf16() -> Finding:
     device = choose_device("auto")
-    native = "native" if device.precision == "bf16" else "precision auto is float32: not native"
-    return Finding("bf16", "ok", f"{native} on {device.hardware}")
+    faster = device.precision == "bf16"
+    said = "precision auto is bf16" if faster else "precision auto is float32: bf16 is not faster"
+    return Finding("bf16", "ok", f"{said} on {device.hardware}")
 
 
 def _numbers(version: str) -> list[int]:

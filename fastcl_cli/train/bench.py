@@ -121,7 +121,7 @@ class Bench:
         self.plan = _endless(self._config, request.segments, images.images)
         check_batches(self.plan, distributed.size())
         method = build_method(self._config, _SEED).to(self._device.device)
-        torch.set_num_threads(self._device.threads)
+        self._device.begin()
         self._began = time.perf_counter()
         self.loader: DecodedLoader | SyntheticLoader = (
             SyntheticLoader(self._decode)

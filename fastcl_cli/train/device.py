@@ -12,6 +12,7 @@ import torch
 from fastcl_cli import distributed
 from fastcl_cli.errors import ConfigError
 from fastcl_cli.extras import available_cores, cpuinfo, processor_name
+from fastcl_cli.heap import keep_freed_memory
 
 _LEAST_GAIN = 1.2
 """How much faster products in bf16 must be to be worth their 8 bits."""
@@ -34,6 +35,12 @@ class Device:
         """Threads that decode: all of them on the CPU, where training waits meanwhile; beside a
         GPU, two are left for the one that gives it work and the one that prepares batches."""
         return self.threads if self.device.type == "cpu" else max(1, self.threads - 2)
+
+    def begin(self) -> None:
+        """Set this process up for training steps: its threads, and on the CPU its heap."""
+        torch.set_num_threads(self.threads)
+        if self.device.type == "cpu":
+            keep_freed_memory()
 
     def autocast(self) -> AbstractContextManager[None]:
         """The context of forward passes."""

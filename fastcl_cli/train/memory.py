@@ -10,6 +10,7 @@ import torch
 
 from fastcl_cli import distributed
 from fastcl_cli.errors import RunFailedError
+from fastcl_cli.heap import give_back_memory
 from fastcl_cli.methods.base import Method
 from fastcl_cli.plan import Segment
 from fastcl_cli.shards import local
@@ -43,6 +44,7 @@ class PeakMemory:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self._device)
             return
+        give_back_memory()
         try:
             _CLEAR.write_text("5")  # Linux: the peak starts again from the present size
         except OSError:

@@ -185,7 +185,7 @@ class Session:
             with self._recorded(done):
                 self._emit(self.started(done))
                 began = time.monotonic()
-                torch.set_num_threads(self.device.threads)
+                self.device.begin()
                 try:
                     done = self._steps(done, stop)
                 except NumericalError as error:
