@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from fastcl_cli import __version__
+from fastcl_cli import __version__, distributed
 from fastcl_cli.config import METHODS
 from fastcl_cli.errors import CheckpointError
 from fastcl_cli.files import replacing
@@ -29,6 +29,7 @@ from fastcl_cli.json_fields import WHOLE
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_backbone
 from fastcl_cli.model.vit import Encoder
+from fastcl_cli.shards import alike, fill, gathered, is_shard
 from fastcl_cli.tensor_file import write_tensors
 from fastcl_cli.vit_table import OPTIONS, vit_shape
 
@@ -67,7 +68,8 @@ class RunHeader:
 def save_run(
     path: Path, method: Method, optimizer: AdamW, spec: BackboneSpec, header: RunHeader
 ) -> None:
-    """Write a run checkpoint.
+    """Write a run checkpoint, in process 0. Where the method is shared out over the processes, all
+    of them must come here.
 
     Raises:
         OSError: the file could not be written; an older one of that name is untouched.
@@ -141,7 +143,8 @@ def save_backbone(
     step: int,
     resized_from: tuple[int, int] | None = None,
 ) -> None:
-    """Write a ViT for others to use: timm's tensor names, nothing about time, path or host.
+    """Write a ViT for others to use: timm's tensor names, nothing about time, path or host. Process
+    0 does; where the ViT is shared out over the processes, all of them must come here.
 
     Args:
         resized_from: image and patch side that it was trained with, where they are not ``spec``'s.
@@ -231,6 +234,21 @@ def copy_backbone(path: Path, method: Method) -> None:
             _load(path, encoder.vit, tensors)
 
 
+def whole_backbone(backbone: Encoder, spec: BackboneSpec) -> Encoder | None:
+    """A backbone that one process can run: itself, or where it is shared out over the processes a
+    copy of it in the processor's memory, in process 0. The others, of which all must come here, get
+    None."""
+    tensors = backbone.vit.state_dict()
+    if not any(map(is_shard, tensors.values())):
+        return backbone
+    tensors = gathered(tensors)
+    if not tensors:
+        return None
+    copy = build_backbone(spec)
+    copy.vit.load_state_dict(tensors)
+    return copy
+
+
 def timm_arguments(spec: BackboneSpec) -> dict[str, int | float]:
     """What ``timm.create_model`` must be told beside the model's name."""
     return spec.model.timm_arguments(spec.image)
@@ -243,7 +261,9 @@ def timm_line(path: Path, spec: BackboneSpec) -> str:
 
 def _write(path: Path, tensors: Mapping[str, Tensor], header: dict[str, Any]) -> None:
     header = {"format": FORMAT, "fastcl": __version__, **header}
-    tensors = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    tensors = {name: value.contiguous() for name, value in gathered(tensors).items()}
+    if distributed.rank() > 0:
+        return
     header["digest"] = _digest(header, tensors)
     with replacing(path) as part:
         # One entry only: safetensors writes several in random order, and equal runs should write
@@ -364,7 +384,7 @@ def _load(path: Path, module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
                 f"the model needs {value.dtype} {tuple(value.shape)}",
                 "it belongs to another model",
             )
-        value.copy_(given)
+        fill(value, given)
 
 
 def _take_optimizer(method: Method, optimizer: AdamW) -> dict[str, Tensor]:
@@ -396,7 +416,8 @@ def _put_optimizer(method: Method, optimizer: AdamW, tensors: Mapping[str, Tenso
             raise ValueError(f"{entry} is {tuple(value.shape)}, not {tuple(shapes[entry])}")
         name, key = entry.rsplit("/", 1)
         parameter = parameters[name]
-        optimizer.state[parameter][key] = value.to(parameter.device)
+        own = value.to(parameter.device) if key == "step" else alike(value, parameter)
+        optimizer.state[parameter][key] = own
     for name, parameter in parameters.items():
         if len(optimizer.state.get(parameter, {})) not in (0, 3):
             raise ValueError(f"the state of {name} is not whole")

@@ -10,6 +10,7 @@ import pytest
 
 LONGEST = (
     "test_distributed",
+    "test_shard",
     "test_lost_process",
     "test_run",
     "test_schedule_fuzz",

@@ -270,7 +270,10 @@ def test_pack_takes_a_root_for_torchvision_alone(cli: Cli) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [["run"], ["run", "none.fcs"], ["probe"], ["pack", "x"], ["run", "test.fcs", "--seed", "-1"]],
+    [
+        *(["run"], ["run", "none.fcs"], ["probe"], ["pack", "x"]),
+        *(["run", "test.fcs", "--seed", "-1"], ["run", "test.fcs", "--shard"]),
+    ],
 )
 def test_usage_errors_exit_2(cli: Cli, arguments: list[str]) -> None:
     code, _, stderr = cli(*arguments)

@@ -42,10 +42,12 @@ from fastcl_cli.methods.build import build_method
 from fastcl_cli.model.norm import GlobalBatchNorm
 from fastcl_cli.schedule import Request, compile_text
 from fastcl_cli.schedule.resolve import full_views, ladder
+from fastcl_cli.shards import whole
 from fastcl_cli.train.device import Device
 from fastcl_cli.train.inputs import Batch, InputMaker
 from fastcl_cli.train.loop import batches, check_batches
 from fastcl_cli.train.optim import build_optimizer
+from fastcl_cli.train.sharding import place_method
 from fastcl_cli.train.step import Trainer
 
 PROCESSES = 2
@@ -124,12 +126,14 @@ CHANGE = 3
 """Updates after which other processes go on from a checkpoint."""
 
 
-def through(first: int, stop: int, out: Path) -> Results:
+def through(first: int, stop: int, out: Path, *, shard: bool = False, parts: int = 1) -> Results:
     """Every method through two phases with a batch of their own, updates ``first`` to ``stop``,
     from a checkpoint to a checkpoint; also each step's loss and gradient norm."""
     results: Results = {}
     for name, (build, values, sides, targets, clip) in METHODS.items():
         method = build().double()
+        method.parts = parts
+        place_method(method, torch.device("cpu"), shard=shard)
         data = [batch(s, sides, targets, 5 + i, images) for i, (s, images) in enumerate(PHASES)]
         trainer = make_trainer(method, values, data, clip)
         path = out / f"{name}.safetensors"
@@ -139,13 +143,13 @@ def through(first: int, stop: int, out: Path) -> Results:
             result = trainer.step(step, None, None)  # type: ignore[arg-type]
             figures = [result.loss, result.gradient_norm]
             results[f"{name}/step {step}"] = torch.tensor(figures, dtype=torch.float64)
-        results |= {f"{name}/{k}": v.clone() for k, v in method.state_dict().items()}
+        results |= {f"{name}/{k}": whole(v).clone() for k, v in method.state_dict().items()}
         for parameter, p in method.trained().items():
             if p.grad is not None:
-                results[f"{name}/gradient/{parameter}"] = p.grad.clone()
-        if distributed.rank() == 0:
-            header = RunHeader(stop, "", {}, "", "", {}, {}, {})
-            save_run(path, method, trainer.optimizer, spec(), header)
+                results[f"{name}/gradient/{parameter}"] = whole(p.grad).clone()
+        header = RunHeader(stop, "", {}, "", "", {}, {}, {})
+        save_run(path, method, trainer.optimizer, spec(), header)
+        distributed.wait()
     return results
 
 
@@ -169,14 +173,18 @@ def test_four_processes_then_two_equal_one(tmp_path: Path) -> None:
         ("gone on", 2, (CHANGE, len(PHASES))),
     ):
         alone = through(first, stop, tmp_path / "alone")
-        parts = [load_file(tmp_path / f"{name} {rank}") for rank in range(size)]
-        for key, expected in alone.items():
-            assert all(torch.equal(part[key], parts[0][key]) for part in parts), key
-            method, _, parameter = key.partition("/")
-            gradient = alone.get(f"{method}/gradient/{parameter.partition('.')[2]}")
-            zero = gradient is not None and gradient.abs().max() < ZERO
-            off = (parts[0][key] - expected).abs().max()
-            assert off <= (1e-8 if zero else 1e-10), (name, key, float(off))
+        check_equals([load_file(tmp_path / f"{name} {rank}") for rank in range(size)], alone)
+
+
+def check_equals(parts: list[Results], alone: Results) -> None:
+    """What `through` gave in each of several processes, and in one."""
+    for key, expected in alone.items():
+        assert all(torch.equal(part[key], parts[0][key]) for part in parts), key
+        method, _, parameter = key.partition("/")
+        gradient = alone.get(f"{method}/gradient/{parameter.partition('.')[2]}")
+        zero = gradient is not None and gradient.abs().max() < ZERO
+        off = (parts[0][key] - expected).abs().max()
+        assert off <= (1e-8 if zero else 1e-10), (key, float(off))
 
 
 UNEVEN = (slice(0, 3), slice(3, 10))
@@ -243,15 +251,14 @@ warmup 1 epochs; choices drop 0 0.5 patch 8 16; epochs 0-2: auto;
 """
 
 
-def paired() -> Results:
+def paired(*, shard: bool = False) -> Results:
     """Gradients of two settings on the same images, and what is estimated from four of each."""
     loaded = compile_text(PAIRED, "test.fcs", Request())
     data = open_split("digits", "train", announce=lambda text: None)
     loader = DecodedLoader(data, 32, 1)
     device = Device(torch.device("cpu"), "float32", 1)
-    gradients = PairedGradients(
-        build_method(loaded.config, 0), loaded.config, data, lambda: loader, device, 0, 16
-    )
+    method = place_method(build_method(loaded.config, 0), device.device, shard=shard)
+    gradients = PairedGradients(method, loaded.config, data, lambda: loader, device, 0, 16)
     full = full_views(loaded.config)
     settings = [rung.views for rung in ladder(loaded.config, 64)]
     out: Results = {}

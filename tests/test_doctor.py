@@ -73,14 +73,14 @@ def test_the_oldest_versions_are_those_of_the_extra() -> None:
 
 
 def test_old_broken_and_mismatched_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
-    versions = {"timm": "1.0.3", "torch": "2.9.1+cu128", "torchvision": "0.20.1", "ffcv": "0.0.3"}
+    versions = {"timm": "1.0.3", "torch": "2.9.1+cu128", "torchvision": "0.21.0", "ffcv": "0.0.3"}
     monkeypatch.setattr(libraries.metadata, "version", lambda name: versions[name])
     old = libraries.library("timm")
     assert (old.status, old.help) == ("problem", "pip install 'timm>=1.0.19'")
     assert old.value == "1.0.3: 1.0.19 or newer is needed"
-    monkeypatch.setattr(libraries.metadata, "requires", lambda name: ["numpy", "torch==2.5.1"])
+    monkeypatch.setattr(libraries.metadata, "requires", lambda name: ["numpy", "torch==2.6.0"])
     other = libraries.library("torchvision")
-    assert other.value == "0.20.1 is made for torch 2.5.1; installed is 2.9.1"
+    assert other.value == "0.21.0 is made for torch 2.6.0; installed is 2.9.1"
     assert other.help == "pip install torch==2.9.1 torchvision"
     monkeypatch.setattr(libraries.metadata, "requires", lambda name: ["torch==2.9.1"])
     assert libraries.library("torchvision").status == "ok"

@@ -28,6 +28,7 @@ LINES = (
     "config units",
     "vit_table devices plan cost schedule profile profile_file clocks estimate events",
     "distributed transfer fused heap",
+    "shards",
     "roll joining launch",
     "compression",
     "model",

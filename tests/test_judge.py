@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 from test_run import SCHEDULE, metrics, run, weights, without_clock
+from tiny import spec
 
 from fastcl_cli.config import Duration
 from fastcl_cli.data.beton import Beton
@@ -39,7 +40,7 @@ def judged(text: str) -> str:
 
 def due(plan: Plan, value: str, unit: str) -> list[int]:
     every = Duration(Fraction(value), unit)  # type: ignore[arg-type]
-    judge = Judge(plan, every, None, 32, CPU)
+    judge = Judge(plan, every, None, spec(), CPU)
     return [done for done in range(1, plan.steps + 1) if judge.due(done)]
 
 

@@ -24,8 +24,9 @@ from fastcl_cli.cli.main import main
 from fastcl_cli.methods.build import BackboneSpec, build_backbone
 from fastcl_cli.schedule import load
 
+MODEL = "model=vit_tiny_patch16_224 (embed_dim=24, depth=1, num_heads=2)"
 NETWORK = [
-    *("--set", "model=vit_tiny_patch16_224 (embed_dim=24, depth=1, num_heads=2)"),
+    *("--set", MODEL),
     *("--set", "head=32 16"), *("--set", "precision=float32"),
 ]  # fmt: skip
 SMALL = {
@@ -33,7 +34,9 @@ SMALL = {
     "bench": ["--repetitions", "1", "--seconds", "0.01"],
     "search": ["--stages", "2", "--groups", "4", "--pairs", "2", "--probe-batch", "4"],
 }
-SMALLER = {"batch=512": "batch=8", "200kunits": "3kunits"}
+SMALLER = {
+    "batch=512": "batch=8", "200kunits": "3kunits", "model=vit_giant_patch14_224": MODEL,
+}  # fmt: skip
 
 
 def small(line: str) -> list[str]:
@@ -42,7 +45,7 @@ def small(line: str) -> list[str]:
     words = [word for part in words for word in expanded(part)]
     arguments = [name, *words, *SMALL.get(name, [])]
     if "quickstart" not in words and name in SMALL:
-        arguments += NETWORK
+        arguments += NETWORK[2:] if any(word.startswith("model=") for word in words) else NETWORK
         if "batch=512" not in words:
             arguments += ["--set", "batch=8"]
     arguments = [SMALLER.get(word, word) for word in arguments]

@@ -361,6 +361,12 @@ def test_the_command_of_a_search_is_its_own(run: Path) -> None:
     assert command(read_run(run)) == ["fastcl", "search", "x.fcs", "--out", "a b.fcs"]
 
 
+def test_the_command_of_a_shared_out_model_shares_it_out(run: Path) -> None:
+    arguments = ["run", "x.fcs", "--gpus", "2", "--shard"]
+    edit_line(run / "events.jsonl", 0, arguments=arguments, processes=2)
+    assert command(read_run(run))[-5:] == ["--gpus", "2", "--shard", "--out", "again"]
+
+
 def test_ticks_are_round_and_hold_the_range() -> None:
     def cases() -> Iterator[tuple[float, float]]:
         yield from ((0, 1), (3.1, 4.4), (-0.3, 0.2), (0, 1e-9), (5e7, 9e7), (2, 2), (0, 0))

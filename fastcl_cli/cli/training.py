@@ -138,6 +138,12 @@ def run(
             "--gpus", min=1, help="Processes that share the work, one for each GPU (or on the CPU)."
         ),
     ] = None,
+    shard: Annotated[
+        bool,
+        typer.Option(
+            "--shard", help="Each process holds its share of the model only: for large models."
+        ),
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check everything, show the plan, do not train.")
     ] = False,
@@ -166,6 +172,7 @@ def run(
         save_every=save_every,
         log_every=log_every,
         gpus=gpus,
+        shard=shard,
         dry_run=dry_run,
         ui=ui.value if ui else None,
         loggers=[one.value for one in log or ()],

@@ -13,7 +13,7 @@ from fastcl_cli.doctor.finding import Finding, first_line
 from fastcl_cli.errors import MissingLibraryError
 from fastcl_cli.extras import TRAIN_INSTALL
 
-LEAST = {"torch": "2.5", "torchvision": "0.20", "timm": "1.0.19", "numba": "0.61"}
+LEAST = {"torch": "2.6", "torchvision": "0.21", "timm": "1.0.19", "numba": "0.61"}
 """The oldest versions that work, as the ``[train]`` extra has them."""
 FFCV = "1.0.2"
 

@@ -18,8 +18,9 @@ gradient that a fixed budget buys where a batch of B images costs ``cost`` of an
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
@@ -66,20 +67,31 @@ class Mean:
         return self.value - half, self.value + half
 
 
+SquaredLength: TypeAlias = Callable[[Tensor], float]
+"""‖x‖² of a vector, accumulated in float64; where processes have some rows of it each, all of
+them ask for it."""
+
+
+def squared_length(vector: Tensor) -> float:
+    """That of a whole vector."""
+    return float(torch.linalg.vector_norm(vector, dtype=torch.float64)) ** 2
+
+
 class Sums:
     """Sum of K vectors, and of their squared lengths: all that the estimates need of them.
 
     Lengths are summed in float64, the vectors in their own dtype.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, length: SquaredLength = squared_length) -> None:
+        self._length = length
         self.total: Tensor | None = None
         self.squares = 0.0
         self.count = 0
 
     def add(self, vector: Tensor) -> None:
         """Count a vector; it is copied where it must be kept."""
-        self.squares += squared_length(vector)
+        self.squares += self._length(vector)
         self.count += 1
         if self.total is None:
             self.total = vector.clone()
@@ -88,33 +100,30 @@ class Sums:
 
     def squared_mean(self) -> float:
         """Unbiased ‖E x‖²; may be negative."""
-        return squared_mean(self._sum, self.squares, self.count)
+        return squared_mean(self.squared_total, self.squares, self.count)
 
     def variance(self) -> float:
         """Unbiased E‖x - E x‖²."""
-        return variance(self._sum, self.squares, self.count)
+        return variance(self.squared_total, self.squares, self.count)
 
     @property
-    def _sum(self) -> Tensor:
+    def squared_total(self) -> float:
+        """‖Σ x‖²."""
         assert self.total is not None
-        return self.total
+        return self._length(self.total)
 
 
-def squared_length(vector: Tensor) -> float:
-    """‖x‖², accumulated in float64."""
-    return float(torch.linalg.vector_norm(vector, dtype=torch.float64)) ** 2
-
-
-def squared_mean(total: Tensor, squares: float, count: int) -> float:
-    """Unbiased ‖E x‖² from the sum of ``count`` >= 2 draws and the sum of their squared lengths."""
+def squared_mean(squared_total: float, squares: float, count: int) -> float:
+    """Unbiased ‖E x‖² from the squared length of the sum of ``count`` >= 2 draws and the sum of
+    their squared lengths."""
     assert count >= 2
-    return (squared_length(total) - squares) / (count * (count - 1))
+    return (squared_total - squares) / (count * (count - 1))
 
 
-def variance(total: Tensor, squares: float, count: int) -> float:
+def variance(squared_total: float, squares: float, count: int) -> float:
     """Unbiased E‖x - E x‖², from the same."""
     assert count >= 2
-    return (squares - squared_length(total) / count) / (count - 1)
+    return (squares - squared_total / count) / (count - 1)
 
 
 class Group:
@@ -123,9 +132,10 @@ class Group:
     Holds one vector for each compression, one for g and the g of the pair at hand.
     """
 
-    def __init__(self, compressions: int) -> None:
-        self._full = Sums()
-        self._differences = [Sums() for _ in range(compressions)]
+    def __init__(self, compressions: int, length: SquaredLength = squared_length) -> None:
+        self._length = length
+        self._full = Sums(length)
+        self._differences = [Sums(length) for _ in range(compressions)]
         self._squares = [0.0] * compressions
         self._current: Tensor | None = None
 
@@ -137,7 +147,7 @@ class Group:
     def add(self, compression: int, gradient: Tensor) -> None:
         """Count the pair's ĝ of a compression. The vector is overwritten."""
         assert self._current is not None
-        self._squares[compression] += squared_length(gradient)
+        self._squares[compression] += self._length(gradient)
         self._differences[compression].add(gradient.sub_(self._current))
 
     def signal(self) -> float:
@@ -157,7 +167,8 @@ class Group:
         full, difference = self._full.total, self._differences[compression]
         assert full is not None and difference.total is not None
         assert difference.count == self._full.count
-        return variance(full + difference.total, self._squares[compression], difference.count)
+        total = self._length(full + difference.total)
+        return variance(total, self._squares[compression], difference.count)
 
 
 @dataclass(frozen=True, slots=True)

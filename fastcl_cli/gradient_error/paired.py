@@ -21,10 +21,11 @@ from fastcl_cli.config import RunConfig
 from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.errors import UsageError
-from fastcl_cli.gradient_error.estimators import GradientError, Group
+from fastcl_cli.gradient_error.estimators import GradientError, Group, squared_length
 from fastcl_cli.methods.base import Method
 from fastcl_cli.plan import View
 from fastcl_cli.rng import derive_seed
+from fastcl_cli.shards import is_shard, local, mean_gradient, total_squared_length
 from fastcl_cli.train.device import Device
 from fastcl_cli.train.inputs import Batch, InputMaker
 
@@ -83,18 +84,24 @@ class PairedGradients:
         return draws.choice(self._images, self.batch, replace=False).astype(np.int64)
 
     def gradient(self, number: int, views: Views, batch: Batch, epochs: float) -> Tensor:
-        """The gradient of a probe batch seen as ``views``: (parameters,), float32 or wider.
+        """The gradient of a probe batch seen as ``views``: (parameters,), float32 or wider; of a
+        sharded method this process's rows of it, in some order.
 
         Views, kept tokens and paths depend on ``number`` and the shapes alone, so two compressions
         see the same crops and colours.
         """
+        # Asked for first: from forward to backward pass some stand for themselves, whole.
         parameters = list(self._method.trained().values())
         online, target = self._inputs(number, views, batch)
         with self.device.autocast():
             loss = self._method.loss(online, target, epochs).value
-        parts = torch.autograd.grad(loss, parameters, materialize_grads=True)
-        vector = distributed.average(torch.cat([part.reshape(-1) for part in parts]))
+        vector = mean_gradient(loss, parameters)
         return vector if self.precondition is None else vector.mul_(self.precondition)
+
+    def squared_length(self, gradient: Tensor) -> float:
+        """Of a whole gradient, whatever part of it is here. Every process must come here."""
+        sharded = any(map(is_shard, self._method.trained().values()))
+        return total_squared_length(gradient) if sharded else squared_length(gradient)
 
 
 def adam_scale(method: Method, optimizer: AdamW) -> Tensor:
@@ -114,13 +121,13 @@ def adam_scale(method: Method, optimizer: AdamW) -> Tensor:
     for parameter in method.trained().values():
         state = optimizer.state.get(parameter)
         if not state:
-            parts.append(torch.zeros_like(parameter).reshape(-1))
+            parts.append(torch.zeros_like(local(parameter)).reshape(-1))
             continue
         updates = int(state["step"])
         least = min(least, updates)
-        corrected = state["exp_avg_sq"].reshape(-1) / (1 - beta**updates)
+        corrected = local(state["exp_avg_sq"]).reshape(-1) / (1 - beta**updates)
         parts.append(1 / (corrected.sqrt() + epsilon))
-    if least < LEAST_UPDATES or not any(bool(part.any()) for part in parts):
+    if least < LEAST_UPDATES or not any(optimizer.state.values()):
         raise UsageError(
             f"AdamW's metric needs {LEAST_UPDATES} updates of every trained parameter",
             "use the Euclidean metric, or a later checkpoint",
@@ -157,7 +164,7 @@ def measure(
     compressed = [views for views in dict.fromkeys(settings) if views != full]
     rows: dict[Views, list[tuple[float, float]]] = {views: [] for views in (full, *compressed)}
     signal: list[float] = []
-    group = Group(len(compressed))
+    group = Group(len(compressed), gradients.squared_length)
     total, done = groups * pairs * (1 + len(compressed)), 0
     with closing(gradients.batches(range(first, first + groups * pairs))) as source:
         for index, (number, batch) in enumerate(source):
@@ -172,7 +179,7 @@ def measure(
                 rows[full].append((0.0, group.full_variance()))
                 for column, views in enumerate(compressed):
                     rows[views].append((group.bias2(column), group.variance(column)))
-                group = Group(len(compressed))
+                group = Group(len(compressed), gradients.squared_length)
     return [
         GradientError(
             tuple(bias2 for bias2, _ in rows[views]),

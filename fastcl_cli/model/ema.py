@@ -8,6 +8,8 @@ from typing import TypeVar
 import torch
 from torch import nn
 
+from fastcl_cli.shards import local
+
 M = TypeVar("M", bound=nn.Module)
 
 
@@ -23,8 +25,9 @@ def update_average(target: nn.Module, online: nn.Module, momentum: float) -> Non
     """target <- momentum · target + (1 - momentum) · online, parameter by parameter, in place.
 
     ``online`` may have parameters that ``target`` lacks (a predictor): they are not averaged.
-    Buffers are left alone.
+    Buffers are left alone. Of networks that are shared out each process averages its own rows.
     """
     source = dict(online.named_parameters())
     names, averages = zip(*target.named_parameters(), strict=True)
-    torch._foreach_lerp_(list(averages), [source[name] for name in names], 1 - momentum)
+    towards = [local(source[name]) for name in names]
+    torch._foreach_lerp_([local(average) for average in averages], towards, 1 - momentum)

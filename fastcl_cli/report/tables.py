@@ -311,6 +311,8 @@ def command(run: Run) -> list[str]:
         words += ["--log-every", str(first.log_every)]
     if first.processes > 1:
         words += ["--gpus", str(first.processes)]
+    if "--shard" in first.arguments:
+        words.append("--shard")
     return [*words, "--out", "again"]
 
 

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastcl_cli import distributed
+from fastcl_cli.checkpoint import whole_backbone
 from fastcl_cli.config import Duration, RunConfig
 from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.source import open_judging, open_split
@@ -26,6 +27,7 @@ from fastcl_cli.evaluate.features import Features, extract
 from fastcl_cli.evaluate.images import Images, default_crop_ratio, same_classes
 from fastcl_cli.evaluate.knn import knn_accuracy
 from fastcl_cli.extras import available_cores
+from fastcl_cli.methods.build import BackboneSpec
 from fastcl_cli.model.vit import Encoder
 from fastcl_cli.plan import Plan
 from fastcl_cli.rng import derive_seed
@@ -64,7 +66,7 @@ class Judge:
     Args:
         every: the interval, above 0; the last step of the plan is measured in any case.
         sets: bank and queries in process 0, which measures; None in the others, which wait.
-        image: side of the views in pixels.
+        spec: what the backbone is.
     """
 
     def __init__(
@@ -72,13 +74,13 @@ class Judge:
         plan: Plan,
         every: Duration,
         sets: tuple[Subset, Subset] | None,
-        image: int,
+        spec: BackboneSpec,
         device: Device,
     ) -> None:
         self.plan = plan
         self._every = every
         self._sets = sets
-        self._image = image
+        self._spec = spec
         self._device = device
 
     def due(self, done: int) -> bool:
@@ -115,13 +117,15 @@ class Judge:
         began = time.perf_counter()
         metrics: dict[str, Any] = {}
         given_up = False
+        network = whole_backbone(backbone, self._spec)
         if self._sets is not None:
-            was = backbone.training
+            assert network is not None
+            was = network.training
             try:
-                metrics["knn"] = self._knn(backbone, stopped)
+                metrics["knn"] = self._knn(network, stopped)
             except _GivenUpError:
                 given_up = True
-            backbone.train(was)
+            network.train(was)
         if distributed.greatest(int(given_up)):
             return None
         return metrics | {"knn_s": time.perf_counter() - began}
@@ -146,10 +150,10 @@ class Judge:
         last resort (workqueue), serve several threads.
         """
         assert self._sets is not None
-        ratio = default_crop_ratio(self._image)
-        device = self._device
+        image, device = self._spec.image, self._device
+        ratio = default_crop_ratio(image)
         return [
-            Images(subset.data, self._image, ratio, device.device, device.threads)
+            Images(subset.data, image, ratio, device.device, device.threads)
             for subset in self._sets
         ]
 
@@ -203,7 +207,7 @@ def open_judge(
             announce(f"no k-NN during the run: {error.message}; `val` can name other images")
     if not distributed.greatest(sets is not None):
         return None
-    return Judge(plan, config.knn, sets, config.image, device)
+    return Judge(plan, config.knn, sets, BackboneSpec.of(config, seed), device)
 
 
 def _held_out(

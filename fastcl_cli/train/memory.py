@@ -13,6 +13,7 @@ from fastcl_cli.errors import RunFailedError
 from fastcl_cli.heap import give_back_memory
 from fastcl_cli.methods.base import Method
 from fastcl_cli.plan import Segment
+from fastcl_cli.shards import local
 from fastcl_cli.train.device import Device
 
 _BYTES_A_TOKEN = 34
@@ -72,9 +73,9 @@ def out_of_memory(
     if not isinstance(error, kinds) and "can't allocate memory" not in str(error):
         return None
     total = _total(device.device)
-    held = sum(value.nbytes for value in method.state_dict().values())
+    held = sum(local(value).nbytes for value in method.state_dict().values())
     # Gradients, and the two averages of AdamW.
-    held += 3 * sum(p.nbytes for p in method.trained().values())
+    held += 3 * sum(local(p).nbytes for p in method.trained().values())
     image = _activations(segment, method, device)
     processes = distributed.size()
     fits = int(_USABLE * max(total - held, 0) / image) * processes

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.optim import AdamW
 
 from fastcl_cli.methods.base import Method
+from fastcl_cli.shards import local, norms
 from fastcl_cli.train.schedules import Values
 
 
@@ -35,7 +36,8 @@ def set_values(optimizer: AdamW, values: Values) -> None:
 
 def gradient_norm(parameters: Iterable[nn.Parameter]) -> Tensor:
     """Euclidean norm of all gradients together, a float32 scalar on their device."""
-    return torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+    norm: Tensor = norms([p.grad for p in parameters if p.grad is not None]).norm()
+    return norm
 
 
 @torch.no_grad()
@@ -45,5 +47,5 @@ def clip_each(parameters: Iterable[nn.Parameter], limit: float) -> None:
     DINO's recipe clips tensor by tensor, which is not the usual clipping of the joint norm.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norms = torch.stack(torch._foreach_norm(gradients))
-    torch._foreach_mul_(gradients, (limit / norms.clamp(min=limit)).unbind())
+    factors = limit / norms(gradients).clamp(min=limit)
+    torch._foreach_mul_([local(gradient) for gradient in gradients], factors.unbind())

@@ -26,6 +26,8 @@ class RunRequest:
     max_steps: int | None = None
     save_every: int | None = None
     log_every: int | None = None
+    shard: bool = False
+    """Whether each process holds its part of the weights and of the optimizer's state only."""
     arguments: tuple[str, ...] = ()
     """Of the command line that asked for it, for the record."""
     policy: Callable[[Plan], Policy] = Neighbours.of

@@ -71,6 +71,7 @@ from fastcl_cli.train.optim import build_optimizer
 from fastcl_cli.train.paths import data_of
 from fastcl_cli.train.request import RunRequest
 from fastcl_cli.train.schedules import Schedules
+from fastcl_cli.train.sharding import place_method
 from fastcl_cli.train.step import Trainer
 from fastcl_cli.train.usage import Usage
 
@@ -98,7 +99,8 @@ class Session:
         check_batches(request.schedule.plan, distributed.size())
         self.device: Device = choose_device(config.precision)
         # Built first: a method or model that cannot be trained should not cost a packing.
-        self.method: Method = build_method(config, request.seed).to(self.device.device)
+        method = build_method(config, request.seed)
+        self.method: Method = place_method(method, self.device.device, shard=request.shard)
         with distributed.leader_first():
             self.data: Beton = open_split(
                 data,
@@ -139,7 +141,7 @@ class Session:
             self.config.method, self.plan.epochs, self.plan.in_epochs(self.config.warmup)
         )
         judged = (self.config.knn, self.config.val)
-        distributed.need_equal(repr((self._header(0), judged)), "the run")
+        distributed.need_equal(repr((self._header(0), judged, request.shard)), "the run")
         self.judge = open_judge(
             self.config,
             self.plan,
@@ -266,7 +268,10 @@ class Session:
     def trainer(self) -> Trainer:
         """What does the steps."""
         dropped = self.config.drop_path > 0
-        compile_method(self.method, self.plan, self.device, self._announce, dropped_paths=dropped)
+        if not self._request.shard:  # the code of a compiled block would not wait for its weights
+            compile_method(
+                self.method, self.plan, self.device, self._announce, dropped_paths=dropped
+            )
         return Trainer(
             self.method,
             self.optimizer,
@@ -401,6 +406,7 @@ class Session:
             "torch": torch.__version__,
             "device": self.device.name,
             "processes": distributed.size(),
+            "shard": self._request.shard,
             "seed": self._request.seed,
             "data_digest": self.data.identity,
             "set": list(self._request.schedule.request.overrides),
@@ -465,13 +471,13 @@ class Session:
 
     def _save(self, step: int) -> None:
         self._saved = step
-        if not self._leads:
-            return
         path = self.folder.checkpoint(step)
         with self._writing(path):
-            self.folder.sync_metrics()
+            if self._leads:
+                self.folder.sync_metrics()
             save_run(path, self.method, self.optimizer, self.spec, self._header(step))
-            self.folder.prune()
+            if self._leads:
+                self.folder.prune()
         self._emit(CheckpointSaved(step, path))
 
     def _finish(self, done: int, stop: Stop, seconds: float) -> None:
@@ -482,11 +488,10 @@ class Session:
             help = f"continue with `--resume auto --out {path}`"
             kind = InterruptError if stop.signal is signal.SIGINT else RequeueError
             raise kind(message, help)
-        if self._leads:
-            with self._writing(self.folder.backbone):
-                save_backbone(self.folder.backbone, self.method.backbone, self.spec, done)
-                if self.estimates.auto is not None:
-                    taken = taken_schedule(self._request.schedule, self.plan, path.name)
-                    write_text(self.folder.taken, taken)
+        with self._writing(self.folder.backbone):
+            save_backbone(self.folder.backbone, self.method.backbone, self.spec, done)
+            if self._leads and self.estimates.auto is not None:
+                taken = taken_schedule(self._request.schedule, self.plan, path.name)
+                write_text(self.folder.taken, taken)
         line = timm_line(self.folder.backbone, self.spec)
         self._emit(RunFinished(done, self.plan.steps, seconds, path, line))

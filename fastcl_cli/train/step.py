@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +22,7 @@ from fastcl_cli.train.device import Device
 from fastcl_cli.train.inputs import Batch, InputMaker, Prepared
 from fastcl_cli.train.optim import clip_each, gradient_norm, set_values
 from fastcl_cli.train.schedules import Schedules, Values
+from fastcl_cli.train.sharding import is_sharded
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +49,10 @@ class _LossModule(nn.Module):
         return self.method.loss(online, target, epochs)
 
 
-def data_parallel(method: Method) -> nn.Module:
+def data_parallel(method: Method) -> Callable[..., Loss]:
     """``method.loss``, whose backward pass leaves the mean gradient of all processes."""
+    if is_sharded(method):
+        return method.loss
     module = _LossModule(method)
     if distributed.size() == 1:
         return module

@@ -31,6 +31,20 @@ def must_launch(gpus: int | None, schedule: str) -> bool:
     return must
 
 
+def need_several(gpus: int | None) -> None:
+    """Make sure that there are processes to share a model out to.
+
+    Raises:
+        UsageError: this one is, and will be, alone.
+    """
+    already = place()
+    if (already.size if already is not None else gpus or 1) == 1:
+        raise UsageError(
+            "--shard shares a model out to several processes, and here is one",
+            "start several, with --gpus N, torchrun or srun; or leave --shard out",
+        )
+
+
 def processes() -> AbstractContextManager[None]:
     """Joins the other processes, if there are any."""
     own = place()

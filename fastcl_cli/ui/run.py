@@ -12,7 +12,7 @@ from fastcl_cli.loggers.attach import LoggerName, attached, make_loggers, need_l
 from fastcl_cli.schedule import Loaded, load
 from fastcl_cli.ui.console import stdout
 from fastcl_cli.ui.plan_table import print_plan
-from fastcl_cli.ui.processes import must_launch, processes, requeued
+from fastcl_cli.ui.processes import must_launch, need_several, processes, requeued
 from fastcl_cli.ui.screen import Ui, open_screen
 
 
@@ -31,6 +31,7 @@ def run(
     save_every: int | None,
     log_every: int | None,
     gpus: int | None,
+    shard: bool,
     dry_run: bool,
     ui: Ui | None,
     loggers: Sequence[LoggerName],
@@ -49,6 +50,8 @@ def run(
         raise UsageError("--overwrite and --resume contradict each other", "give one of them")
     if allow_changes and resume == "never":
         raise UsageError("--allow-changes is for a run that is resumed", "give --resume, too")
+    if shard:
+        need_several(gpus)
 
     def checked() -> tuple[Loaded, Path]:
         """The schedule and the run's folder, where nothing is wrong that shows without torch."""
@@ -86,6 +89,7 @@ def run(
             max_steps=max_steps,
             save_every=save_every,
             log_every=log_every,
+            shard=shard,
             arguments=tuple(arguments),
         )
         leads = distributed.rank() == 0
