@@ -59,6 +59,16 @@ def replacing(path: Path) -> Iterator[Path]:
             part.unlink()
 
 
+def new_file_mode() -> int:
+    """The permissions that any new file gets here, for what a library keeps to its owner."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        masks = [int(line.split()[1], 8) for line in lines if line.startswith("Umask:")]
+    except OSError:
+        masks = []
+    return 0o666 & ~(masks[0] if masks else 0o077)
+
+
 def remove_parts(folder: Path) -> None:
     """Remove what `replacing` left in a folder when its process was killed.
 
@@ -107,6 +117,24 @@ def locked(path: Path) -> Iterator[bool]:
         with suppress(OSError):
             path.unlink()
         os.close(descriptor)
+
+
+def held_by(path: Path) -> str | None:
+    """Who holds a lock file (`locked`), as far as it has said so; None where nobody does."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            return None
+        holder = os.read(descriptor, 200).decode(errors="replace")
+        return holder if holder.isprintable() else ""
+    finally:
+        os.close(descriptor)
+    return None
 
 
 def _is_open_as(path: Path, descriptor: int) -> bool:

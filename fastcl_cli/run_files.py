@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastcl_cli import __version__
 from fastcl_cli.errors import CheckpointError, UsageError
+from fastcl_cli.files import held_by
 
 LIBRARIES = ("torch", "timm", "ffcv")
 
@@ -56,11 +57,20 @@ class RunFiles:
             OSError: it cannot be read.
         """
         if self.path.is_dir() and self.entries():
+            if (holder := held_by(self.lock)) is not None:
+                raise self.in_use(holder)
             raise UsageError(
                 f"--out {self.path} is not empty",
                 "continue the run in it with `--resume auto`, replace it with `--overwrite`, "
                 "or name another folder",
             )
+
+    def in_use(self, holder: str) -> UsageError:
+        """The error for a folder in which ``holder`` is at work."""
+        return UsageError(
+            f"--out {self.path} is in use by {holder or 'another process'}",
+            "wait until it ends, or name another folder",
+        )
 
     def need_inside(self) -> None:
         """Make sure that no link leads out of the folder, through which a run would write or
@@ -87,6 +97,10 @@ def need_checkpoint(path: Path) -> None:
     """
     reason = "no such file"
     try:
+        if path.is_dir():
+            own = RunFiles(path).backbone
+            file = own if own.exists() else "a file in it"
+            raise CheckpointError(f"{path}: is a folder", f"name {file}")
         if path.exists():
             return
     except OSError as error:

@@ -11,6 +11,8 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+from fastcl_cli.files import new_file_mode
+
 _NUMBER = re.compile(r"\(os error (\d+)\)")
 """How safetensors ends the text of an error that the system reported."""
 
@@ -23,6 +25,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
     """
     try:
         save_file(dict(tensors), path, metadata=dict(metadata))
+        path.chmod(new_file_mode())  # others may read it as they may any file of the run
     except SafetensorError as error:
         if (found := _NUMBER.search(str(error))) is None:
             raise OSError(str(error)) from error

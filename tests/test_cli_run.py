@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import stat
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ import torchvision_layouts as layouts
 
 from fastcl_cli.cli.main import main
 from fastcl_cli.data.pack import pack
+from fastcl_cli.files import locked
 
 SCHEDULE = """
 method moco; data "train.beton"; image 32; batch 64; head 32 16; precision float32;
@@ -278,3 +282,42 @@ def test_pack_takes_a_root_for_torchvision_alone(cli: Cli) -> None:
 def test_usage_errors_exit_2(cli: Cli, arguments: list[str]) -> None:
     code, _, stderr = cli(*arguments)
     assert code == 2 and stderr.startswith("error: ") and "Traceback" not in stderr
+
+
+def test_a_folder_in_which_a_run_is_at_work_says_so_at_once(cli: Cli, beton: Path) -> None:
+    out = Path("out")
+    out.mkdir()
+    (out / "metrics.jsonl").touch()
+    with locked(out / ".lock"):
+        code, error, help = cli.error("run", "test.fcs", "--out", "out")
+    assert code == 2 and "in use by process" in error and "wait" in help
+    code, error, _ = cli.error("run", "test.fcs", "--out", "out")
+    assert code == 2 and "is not empty" in error
+
+
+def test_a_folder_is_no_checkpoint(cli: Cli) -> None:
+    Path("out").mkdir()
+    _, error, help = cli.error("probe", "out", "--data", "digits")
+    assert error == "error: out: is a folder" and help == "help: name a file in it"
+    Path("out/backbone.safetensors").touch()
+    _, error, help = cli.error("export", "out", "--out", "vit.onnx")
+    assert error == "error: out: is a folder" and help == "help: name out/backbone.safetensors"
+
+
+def test_a_run_whose_reader_has_gone_goes_on(beton: Path, tmp_path: Path) -> None:
+    (tmp_path / "test.fcs").write_text(SCHEDULE)
+    command = [sys.executable, "-m", "fastcl_cli", "run", "test.fcs", "--out", "out"]
+    umask = os.umask(0o022)
+    try:
+        with subprocess.Popen(
+            [*command, "--ui", "plain", "--log-every", "1"],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, cwd=tmp_path,
+        ) as process:  # fmt: skip
+            assert process.stdout is not None
+            process.stdout.readline()
+            process.stdout.close()
+            assert process.wait(timeout=200) == 0
+    finally:
+        os.umask(umask)
+    backbone = tmp_path / "out" / "backbone.safetensors"
+    assert stat.S_IMODE(backbone.stat().st_mode) == 0o644  # a colleague may read it

@@ -49,3 +49,16 @@ def test_a_commands_name_is_completed() -> None:
     }  # fmt: skip
     found = subprocess.run([fastcl], env=environment, capture_output=True, text=True, check=True)
     assert found.stdout.split() == ["export"]
+
+
+@pytest.mark.parametrize("command", ["run", "validate"])
+def test_a_built_in_schedules_name_is_completed(command: str) -> None:
+    """And nothing where a file may be meant: shells complete files then."""
+    fastcl = Path(sys.executable).with_name("fastcl")
+    for word, expected in (("moco_f", ["moco_full"]), ("mine", []), ("", [])):
+        environment = {
+            **os.environ, "_FASTCL_COMPLETE": "complete_bash",
+            "COMP_WORDS": f"fastcl {command} {word}", "COMP_CWORD": "2",
+        }  # fmt: skip
+        found = subprocess.run([fastcl], env=environment, capture_output=True, text=True)
+        assert found.stdout.split() == expected

@@ -608,7 +608,7 @@ def test_sigterm_saves_and_another_number_of_processes_goes_on(alone: Path, tmp_
     # That is no error, and one process says it.
     assert stderr.splitlines()[-2:] == [
         f"stopped by SIGTERM after {done} of {STEPS} steps",
-        f"help: continue with `--resume auto --out {out}`",
+        f"help: the same command goes on with `--resume auto --out {out}`",
     ]
     assert "error" not in stderr and stderr.count("stopped by") == 1
     assert 3 <= done < STEPS

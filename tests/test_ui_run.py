@@ -102,7 +102,7 @@ def test_a_run_that_stops_early_says_what_is_left() -> None:
     lines = closing(replace(FINISHED, steps=1100))
     assert lines[-1] == (
         "not the whole schedule: 1,000 of its 1,100 steps are left; "
-        "continue with `--resume auto --out runs/x`, without `--max-steps`"
+        "the same command goes on with `--resume auto --out runs/x`, without `--max-steps`"
     )
 
 

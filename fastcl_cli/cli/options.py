@@ -6,9 +6,25 @@ from typing import Annotated
 
 import typer
 
+
+def builtin_names(incomplete: str) -> list[str]:
+    """Built-in schedules for a shell to complete; where there is none it completes files."""
+    from fastcl_cli.schedule.library import builtin_schedules
+
+    return [name for name in builtin_schedules() if incomplete and name.startswith(incomplete)]
+
+
 Files = Annotated[
     list[str] | None,
-    typer.Argument(metavar="FILE...", help="Schedule files, built-in names, or - for stdin."),
+    typer.Argument(
+        metavar="FILE...",
+        help="Schedule files, built-in names, or - for stdin.",
+        autocompletion=builtin_names,
+    ),
+]
+Schedule = Annotated[
+    str,
+    typer.Argument(metavar="FILE", help="Schedule or built-in name.", autocompletion=builtin_names),
 ]
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on stdout.")]
 Images = Annotated[

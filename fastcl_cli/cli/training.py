@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from fastcl_cli.cli.options import Data, Images, Json, Seed, Set
+from fastcl_cli.cli.options import Data, Images, Json, Schedule, Seed, Set
 
 
 class Ui(str, Enum):
@@ -43,7 +43,7 @@ class Metric(str, Enum):
 
 
 def bench(
-    schedule: Annotated[str, typer.Argument(metavar="FILE", help="Schedule or built-in name.")],
+    schedule: Schedule,
     data: Data = None,
     set: Set = None,
     grid: Annotated[
@@ -100,7 +100,7 @@ def bench(
 
 
 def run(
-    schedule: Annotated[str, typer.Argument(metavar="FILE", help="Schedule or built-in name.")],
+    schedule: Schedule,
     out: Annotated[
         Path | None, typer.Option("--out", help="The run's folder. [default: runs/NAME]")
     ] = None,

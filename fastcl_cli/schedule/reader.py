@@ -63,15 +63,16 @@ class Values:
         if not self.keyword(text):
             raise self.wrong(f"`{text}`")
 
-    def choice(self, *allowed: str) -> str:
+    def choice(self, *allowed: str, also: str = "") -> str:
+        """One of some words; ``also`` is what else is allowed, for an error that lists them."""
         value = self.peek()
         if not isinstance(value, ast.Word):
             raise self.wrong(listed([f"`{word}`" for word in allowed]))
         if value.text not in allowed:
             message = f"`{clip(value.text)}` is not a value of `{self.name}`"
-            raise FaultError(
-                "FCS009", value.span, message, did_you_mean(value.text, allowed, "allowed")
-            )
+            help = did_you_mean(value.text, allowed, "allowed")
+            help += also if help.startswith("allowed") else ""
+            raise FaultError("FCS009", value.span, message, help)
         self.next += 1
         return value.text
 

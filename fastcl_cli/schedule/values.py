@@ -148,7 +148,7 @@ def read_duration(values: Values) -> config.Duration:
         values.next += 1
         return config.Duration(value.value, "percent")
     amount = values.number("0", "1000000000")
-    unit = values.choice("epochs", "steps")
+    unit = values.choice("epochs", "steps", also="; or a share, as in `10%`")
     if unit == "steps":
         if amount.denominator != 1:
             assert value is not None

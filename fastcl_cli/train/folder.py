@@ -47,10 +47,7 @@ class RunFolder(RunFiles):
             for folder in (self.path, self.checkpoints):
                 remove_parts(folder)
         except LockedError as error:
-            raise UsageError(
-                f"--out {self.path} is in use by {error or 'another process'}",
-                "wait until it ends, or name another folder",
-            ) from None
+            raise self.in_use(str(error)) from None
         except OSError as error:
             raise unwritable(self.path, error) from error
         try:

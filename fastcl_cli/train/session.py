@@ -485,7 +485,7 @@ class Session:
         distributed.wait()  # the last checkpoint is whole: now any process may end
         if stop.signal is not None and (done < self.stop_step or self._pending):
             message = f"stopped by {stop.signal.name} after {done} of {self.plan.steps} steps"
-            help = f"continue with `--resume auto --out {path}`"
+            help = f"the same command goes on with `--resume auto --out {path}`"
             kind = InterruptError if stop.signal is signal.SIGINT else RequeueError
             raise kind(message, help)
         with self._writing(self.folder.backbone):

@@ -12,7 +12,7 @@ from fastcl_cli.clocks import AnalyticClock, Clock, choose_clocks
 from fastcl_cli.errors import ConfigError, UsageError
 from fastcl_cli.estimate import Estimate, budget_json, estimate, fit, require_fit
 from fastcl_cli.schedule.library import builtin_schedules
-from fastcl_cli.schedule.load import Loaded, load
+from fastcl_cli.schedule.load import Loaded, compile_text, load
 from fastcl_cli.units import Budget, parse_budget
 
 
@@ -125,4 +125,5 @@ def _write(write: Path, loaded: Loaded, budget: Budget, clock: Clock, gpus: int)
         write.write_text(text, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--write {write}: cannot be written: {error.strerror}") from None
-    print(f"wrote {write}", file=sys.stderr)
+    fits = compile_text(text, str(write), loaded.request).plan.epochs == loaded.plan.epochs
+    print(f"{'it fits as it is: ' if fits else ''}wrote {write}", file=sys.stderr)

@@ -41,6 +41,12 @@ def run(
         )  # fmt: skip
     for report in reports:
         _show(report)
+    if len(reports) == 1 and split is None and reports[0].classes:
+        stderr().print(
+            f"no images are held out: for k-NN during a run, `--data {source}` itself splits them "
+            "80/20, or pack two folders, train/ and val/",
+            soft_wrap=True,
+        )
 
 
 def _show(report: PackReport) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -37,13 +38,20 @@ def _summary(plan: Plan, config: RunConfig) -> str:
         "data": "of the data",
         "setting": "as the file says",
         "option": "as --images says",
-        "imagenet-1k": "of ImageNet-1k, assumed",
+        "imagenet-1k": f"of ImageNet-1k, assumed{_why_assumed(config.data)}",
     }[config.images_source]
     options = "".join(f" {key}={value}" for key, value in config.model.options)
     return (
         f"{config.method}, {config.model.name}{options}, image {config.image}, "
         f"{plan.images:,} images ({source}), {plan.epochs:,.4g} epochs, {plan.steps:,} steps"
     )
+
+
+def _why_assumed(data: str | None) -> str:
+    if data is None:
+        return ""
+    missing = bool(Path(data).suffix) and not Path(data).exists()
+    return f"; no {data} here" if missing else f"; {data} is counted when it is read"
 
 
 def _table(plan: Plan) -> Table:

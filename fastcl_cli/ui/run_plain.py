@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import time
 
 from fastcl_cli.events import (
@@ -39,8 +41,12 @@ class Plain:
         self._tenth = 0
 
     def __call__(self, event: Event) -> None:
-        for line in self._lines(event):
-            print(line, flush=True)
+        try:
+            for line in self._lines(event):
+                print(line, flush=True)
+        except BrokenPipeError:
+            # Whoever read the lines has gone (`| head`); the run goes on, and its files tell.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     def _lines(self, event: Event) -> list[str]:
         match event:

@@ -61,7 +61,8 @@ def closing(event: RunFinished) -> list[str]:
     if left := event.steps - event.step:
         lines.append(
             f"not the whole schedule: {left:,} of its {event.steps:,} steps are left; "
-            f"continue with `--resume auto --out {event.folder}`, without `--max-steps`"
+            f"the same command goes on with `--resume auto --out {event.folder}`, without "
+            "`--max-steps`"
         )
     return lines
 
