@@ -38,7 +38,9 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
             try:
                 return compiled(*map(_whole, arguments), **named)  # type: ignore[arg-type]
             except Exception as error:  # whatever a compiler, or one that is missing, may raise
-                warnings.warn(f"views are made slower, not compiled: {error}", stacklevel=2)
+                warnings.warn(
+                    f"{function.__name__} runs slower, not compiled: {error}", stacklevel=2
+                )
                 compiled = function
         return compiled(*map(_whole, arguments), **named)  # type: ignore[arg-type]
 

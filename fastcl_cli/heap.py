@@ -1,8 +1,8 @@
 """Keeping the memory that a CPU step frees for the next step.
 
 glibc gives what is freed in large pieces back to the system, which hands the same pages out again a
-moment later, each cleared and mapped anew: a step of ViT-S on 32 images takes half a million of
-these faults, a tenth of its time. Training asks for the same pieces at every step, so it is told
+moment later, each cleared and mapped anew: a MoCo step of ViT-S on 16 images takes 600,000 of
+these faults, about 6 % of its processor time. Training asks for the same pieces at every step, so it is told
 to keep them. Elsewhere than with glibc nothing is changed.
 """
 

@@ -95,7 +95,9 @@ def _distributions(
     """The teacher's distributions over K prototypes of (2, B, K) logits, in their dtype; the sums
     of their entropies in nats, (2,); and their sums over images, (2, K)."""
     teacher = ((logits - center) / temperature).softmax(dim=2)
-    return teacher, torch.special.entr(teacher).sum(dim=(1, 2)), teacher.sum(dim=1)
+    # View by view: one more (B, K) block at a time.
+    entropies = torch.stack([torch.special.entr(view).sum() for view in teacher])
+    return teacher, entropies, teacher.sum(dim=1)
 
 
 class DinoHead(nn.Module):

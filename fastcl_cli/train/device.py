@@ -99,8 +99,8 @@ def choose_device(precision: Literal["auto", "float32", "bf16"]) -> Device:
 def _cpu_gains_by_bf16() -> bool:
     """Whether the slowest process's CPU multiplies bf16 markedly faster than float32.
 
-    Having the instructions does not say so: with AVX-512 BF16 one processor is 2.7 times as fast in
-    bf16 and another half as fast, and only AMX is sure. So products like those of a ViT are timed.
+    Having the instructions does not say so: with AVX-512 BF16 one processor trains nearly twice as
+    fast in bf16 and another half as fast. So products like those of a ViT are timed.
     """
     flags = cpuinfo("flags").split()
     native = "avx512_bf16" in flags or "amx_bf16" in flags
