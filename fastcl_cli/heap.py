@@ -2,8 +2,8 @@
 
 glibc gives what is freed in large pieces back to the system, which hands the same pages out again a
 moment later, each cleared and mapped anew: a MoCo step of ViT-S on 16 images takes 600,000 of
-these faults, about 6 % of its processor time. Training asks for the same pieces at every step, so it is told
-to keep them. Elsewhere than with glibc nothing is changed.
+these faults, about 6 % of its processor time. Training asks for the same pieces at every step, so
+it is told to keep them. Elsewhere than with glibc nothing is changed.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 What is compiled is one block, not the network: all blocks run the same code on other weights, so
 one compilation of some seconds serves the whole depth of both encoders. Batch and number of tokens
 are symbols in it, so a phase with another compression finds its code ready. (What runs in another
-precision, k-NN during a run, is compiled when it first comes.) Matrix products go to the vendor's library either way; what is gained is that
-everything between them (norms, GELU, casts, residuals) takes one pass over the memory instead of
-several.
+precision, k-NN during a run, is compiled when it first comes.) Matrix products go to the vendor's
+library either way; what is gained is that everything between them (norms, GELU, casts, residuals)
+takes one pass over the memory instead of several.
 """
 
 from __future__ import annotations
