@@ -11,7 +11,7 @@ from fastcl_cli.config import RunConfig
 from fastcl_cli.cost import forward_flops, repeated_flops
 from fastcl_cli.devices import Device, find_device, is_hardware, nvidia_smi
 from fastcl_cli.errors import ConfigError, UsageError
-from fastcl_cli.extras import processor_name
+from fastcl_cli.extras import processor_name, same_processor
 from fastcl_cli.plan import View
 from fastcl_cli.profile import Fixed, Measured, Profile
 from fastcl_cli.profile_file import read_profile, stored_profiles
@@ -211,8 +211,8 @@ def choose_clocks(
         profiles = [(path, read_profile(path)) for path in given]
         _check_hardware(profiles, gpu)
         return _given_clocks(schedules, profiles, gpus, named)
-    stored, notes = stored_profiles()
-    stored = [(path, profile) for path, profile in stored if wanted(profile.device)]
+    found, notes = stored_profiles()
+    stored = [(path, profile) for path, profile in found if wanted(profile.device)]
     chosen = [_best(stored, loaded, gpus) for loaded in schedules]
     measured = [(loaded, clock) for loaded, clock in zip(schedules, chosen, strict=True) if clock]
     if len(measured) == len(schedules):
@@ -224,12 +224,27 @@ def choose_clocks(
         )
     analytic = AnalyticClock(*find_device(gpu))
     if gpu.lower() == "auto" and nvidia_smi("name") is None:
+        notes += _of_other_cores(found, schedules, gpus)
         file = schedules[0].name if len(schedules) == 1 else "FILE"
         notes.append(
             f"these are not times of this machine ({processor_name()}): `fastcl bench {file}` "
             "measures those, and `estimate` then takes them"
         )
     return [(loaded, analytic) for loaded in schedules], notes
+
+
+def _of_other_cores(
+    found: Sequence[tuple[Path, Profile]], schedules: Sequence[Loaded], gpus: int
+) -> list[str]:
+    """A line for each profile that would serve if this process ran on as many cores."""
+    here = processor_name()
+    same = [item for item in found if same_processor(item[1].device, here)]
+    best = [_best(same, loaded, gpus) for loaded in schedules]
+    used = {clock.path: clock.device for clock in best if clock is not None}
+    return [
+        f"not used, for it is of {device}, and this is {here}: {path}; --profile takes it"
+        for path, device in used.items()
+    ]
 
 
 def _check_hardware(profiles: Sequence[tuple[Path, Profile]], gpu: str) -> None:

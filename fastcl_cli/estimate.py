@@ -10,6 +10,7 @@ from typing import Any
 from fastcl_cli.clocks import Clock, Source
 from fastcl_cli.config import RunConfig
 from fastcl_cli.cost import units_per_image
+from fastcl_cli.devices import known_device
 from fastcl_cli.errors import BudgetError, UsageError
 from fastcl_cli.plan import Segment, View, default_log_interval, default_save_interval
 from fastcl_cli.schedule import ast
@@ -178,6 +179,20 @@ def _seconds_once(loaded: Loaded, clock: Clock, gpus: int) -> float:
     return clock.fixed.start_s + logs + saves * clock.fixed.save_s
 
 
+def check_device(budget: Budget, clock: Clock) -> None:
+    """Refuse a budget of processor hours where times are a GPU's.
+
+    Raises:
+        UsageError: they are.
+    """
+    if budget.of_processor and known_device(clock.device) is not None:
+        raise UsageError(
+            f"--budget '{budget.text}' is a processor's time, and what is known are times of "
+            f"{clock.device}",
+            "`fastcl bench FILE` measures this machine; gpuh, gpud and gpumin are a GPU's time",
+        )
+
+
 def require_fit(estimates: Sequence[Estimate], budget: Budget) -> None:
     """Refuse a budget that a schedule named by the user does not fit.
 
@@ -188,7 +203,7 @@ def require_fit(estimates: Sequence[Estimate], budget: Budget) -> None:
         if item.named and not item.fits:
             needs = f"{units_words(item.units)}units"
             if budget.kind == "gpu_hours":
-                needs = f"{time_words(3600 * item.gpu_hours)} of GPU time"
+                needs = f"{time_words(3600 * item.gpu_hours)} of device time"
             raise BudgetError(
                 f"{item.name} needs {needs}; the budget is {budget.text}",
                 f"{item.epochs_in_budget:,.1f} of its {item.epochs:g} epochs fit; "

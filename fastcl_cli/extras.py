@@ -53,6 +53,11 @@ def processor_name() -> str:
     return f"{cpuinfo('model name') or platform.machine()} ({available_cores()} threads)"
 
 
+def same_processor(one: str, other: str) -> bool:
+    """Whether two names by `processor_name` differ at most in how many cores there were."""
+    return one.rpartition(" (")[0] == other.rpartition(" (")[0] != ""
+
+
 def cpuinfo(field: str) -> str:
     """A field of the first processor in Linux's /proc/cpuinfo, or an empty string."""
     try:

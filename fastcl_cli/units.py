@@ -112,27 +112,34 @@ def units_words(units: float) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """What may be spent: GPU-hours, or units (uncompressed forward passes of the base model)."""
+    """What may be spent: hours of a device, or units (uncompressed forward passes of the base
+    model)."""
 
     text: str
     kind: Literal["gpu_hours", "units"]
     amount: Fraction
 
+    @property
+    def of_processor(self) -> bool:
+        """Whether the hours are a processor's."""
+        return "cpu" in self.text
 
-_BUDGET = re.compile(r"([0-9.eE+-]+?)\s*(k|M|G)?\s*(gpuh|gpud|gpumin|units)")
-_GPU_HOURS = {"gpuh": Fraction(1), "gpud": Fraction(24), "gpumin": Fraction(1, 60)}
+
+_BUDGET = re.compile(r"([0-9.eE+-]+?)\s*(k|M|G)?\s*(?:[gc]pu(h|d|min)|units)")
+_HOURS = {"h": Fraction(1), "d": Fraction(24), "min": Fraction(1, 60)}
 _SCALE = {None: 1, "k": 10**3, "M": 10**6, "G": 10**9}
 
 
 def parse_budget(text: str) -> Budget:
-    """Read ``100gpuh``, ``2.5gpud``, ``90gpumin`` or ``200Munits`` (also ``k`` and ``G``).
+    """Read ``100gpuh``, ``2.5gpud``, ``90gpumin``, the same with ``cpu``, or ``200Munits`` (also
+    ``k`` and ``G``).
 
     Raises:
         UsageError: where ``text`` is none of these or not above 0.
     """
-    help = "write 100gpuh, 2.5gpud, 90gpumin or 200Munits"
+    help = "write 100gpuh, 2.5gpud, 90gpumin (or cpuh, cpud, cpumin) or 200Munits"
     match = _BUDGET.fullmatch(text.strip())
-    if match is None or (match[2] and match[3] != "units"):
+    if match is None or (match[2] and match[3]):
         raise UsageError(f"--budget '{text}' is not a budget", help)
     try:
         number = parse_decimal(match[1])
@@ -140,6 +147,6 @@ def parse_budget(text: str) -> Budget:
         raise UsageError(f"--budget '{text}': {error}", help) from None
     if number <= 0:
         raise UsageError(f"--budget '{text}' must be above 0", help)
-    if match[3] == "units":
+    if match[3] is None:
         return Budget(text, "units", number * _SCALE[match[2]])
-    return Budget(text, "gpu_hours", number * _GPU_HOURS[match[3]])
+    return Budget(text, "gpu_hours", number * _HOURS[match[3]])

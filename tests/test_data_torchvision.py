@@ -128,7 +128,7 @@ def test_sets_without_parts(name: str, tmp_path: Path, monkeypatch, said: list[s
     assert sorted(parts[0] + parts[1]) == [(number, number % 2) for number in range(HELD)]
     assert [label for _, label in sorted(parts[1], key=lambda one: one[1])] == [0, 1]
     assert all(list(report.classes or ()) == classes for report in reports)
-    words = "split 80/20 within each class, val rounded down; 10 of 12 images (83.3%) are for train"
+    words = "10 images train, 2 (a fifth of each class, rounded down) validate"
     assert any(words in s for s in said)
 
 

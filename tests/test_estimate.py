@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from profiles import measured, profile
 
-from fastcl_cli import devices
+from fastcl_cli import clocks, devices
 from fastcl_cli.clocks import AnalyticClock, Clock, ProfileClock, choose_clocks
 from fastcl_cli.cost import forward_flops
 from fastcl_cli.devices import DEVICES, find_device
 from fastcl_cli.errors import BudgetError, ConfigError, UsageError
-from fastcl_cli.estimate import Estimate, estimate, fit, require_fit
+from fastcl_cli.estimate import Estimate, check_device, estimate, fit, require_fit
 from fastcl_cli.profile import Fixed
 from fastcl_cli.profile_file import write_profile
 from fastcl_cli.schedule import Loaded, Request, compile_text, load
@@ -338,6 +338,34 @@ def test_an_assumed_device_is_not_taken_for_this_machine(
     assert choose_clocks([loaded], [], "a100", 1, named=True)[1] == []
     store(cache, loaded, "whole")
     assert choose_clocks([loaded], [], "auto", 1, named=True)[1] == []
+
+
+def test_a_profile_of_other_cores_is_named_but_not_used(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = compile_text(PHASES, "f.fcs")
+    monkeypatch.setenv("PATH", "")
+    for module, name in ((devices, "this_hardware"), (clocks, "processor_name")):
+        monkeypatch.setattr(module, name, lambda: "A Processor (2 threads)")
+    path = store(cache, loaded, "one", device="A Processor (1 threads)")
+    store(cache, loaded, "another", device="B Processor (1 threads)")
+    assert chosen_path(loaded) is None
+    said, _ = choose_clocks([loaded], [], "auto", 1, named=True)[1]
+    assert said == (
+        "not used, for it is of A Processor (1 threads), and this is A Processor (2 threads): "
+        f"{path}; --profile takes it"
+    )
+    ((_, given),), _ = choose_clocks([loaded], [path], "auto", 1, named=True)
+    assert isinstance(given, ProfileClock)
+
+
+def test_processor_hours_are_no_gpus(cache: Path) -> None:
+    loaded, budget = compile_text(PHASES, "f.fcs"), parse_budget("5cpuh")
+    with pytest.raises(UsageError, match="processor's time, and what is known are times of NVIDIA"):
+        check_device(budget, A100)
+    ours = clock(loaded, (1, 100, 200.0, 0.0), device="A Processor (2 threads)")
+    check_device(budget, ours)
+    check_device(parse_budget("5gpuh"), ours)
 
 
 def test_all_schedules_or_none_are_measured(cache: Path) -> None:

@@ -640,6 +640,24 @@ BROKEN: list[tuple[str | bytes, Faults]] = [
         ],
     ),
     (
+        "model vit_tiny_patch16;epochs 0-100: full;",
+        [
+            ("FCS021", 1, 7, "did you mean `vit_tiny_patch16_224`?"),
+        ],
+    ),
+    (
+        "model vit_small;epochs 0-100: full;",
+        [
+            ("FCS021", 1, 7, "did you mean `vit_small_patch16_224`?"),
+        ],
+    ),
+    (
+        "model vit_base_patch16_plus;epochs 0-100: full;",
+        [
+            ("FCS021", 1, 7, "did you mean `vit_base_patch16_plus_240`?"),
+        ],
+    ),
+    (
         "model vit_smal_patch16_224;epochs 0-100: full;",
         [
             ("FCS021", 1, 7, "did you mean `vit_small_patch16_224`?"),

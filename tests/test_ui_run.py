@@ -158,5 +158,40 @@ def test_forecast_follows_the_cost_that_is_left() -> None:
     assert forecast.seconds_left() == pytest.approx(expected)
 
 
+STEPS = compile_text(
+    "images 100; batch 10; epochs 0-4: drop 0.5 patch 32; epochs 4-8: drop 0.5; epochs 8-10: full;"
+    "epochs 10-11: drop 0.5;"
+).plan
+
+
+def forecast_of(*lines: tuple[int, float]) -> Forecast:
+    """A forecast that has seen ``lines``: a step, and the seconds of each since the line before."""
+    forecast = Forecast(STEPS, STEPS.steps)
+    for step, seconds in lines:
+        forecast.take({"step": step, "step_s": seconds})
+    return forecast
+
+
+def test_forecast_takes_what_steps_of_the_same_cost_took_and_a_line_for_others() -> None:
+    """Where 0.3 s of a step do not depend on its tokens, what is left is right once two phases have
+    been seen, and a phase's own steps say more of it than the line."""
+    cheap, middle, full = (0.3 + s.sample_cost for s in STEPS.segments[:3])
+    seen = [(10, 9.0), (20, cheap), (40, cheap), (50, middle)]
+    expected = 40 * middle + 20 * full
+    assert forecast_of(*seen).seconds_left() == pytest.approx(expected)
+    beyond = [*seen, (80, middle), (90, 7.0)]
+    assert forecast_of(*beyond).seconds_left() == pytest.approx(10 * 7.0 + 10 * middle)
+
+
+def test_forecast_stays_between_no_slope_and_no_intercept() -> None:
+    """Noise must not say that a step takes less the more it costs, or that the work which does not
+    depend on tokens takes less than none."""
+    falling = forecast_of((10, 9.0), (40, 1.0), (80, 0.5))
+    assert falling.seconds_left() == pytest.approx(20 * 0.5 + 10 * 0.5)
+    steep = forecast_of((10, 9.0), (40, 0.001), (80, 0.5))
+    middle, full = (s.sample_cost for s in STEPS.segments[1:3])
+    assert steep.seconds_left() == pytest.approx(20 * 0.5 * full / middle + 10 * 0.5)
+
+
 def test_durations_in_words() -> None:
     assert [duration(s) for s in (5, 75, 3700, 200000)] == ["5 s", "1:15 min", "1:01 h", "2.3 d"]

@@ -127,6 +127,9 @@ def test_halves_round_up() -> None:
         ("100gpuh", "gpu_hours", 100),
         ("2.5gpud", "gpu_hours", 60),
         ("90gpumin", "gpu_hours", 1.5),
+        ("3cpuh", "gpu_hours", 3),
+        ("0.5 cpud", "gpu_hours", 12),
+        ("6cpumin", "gpu_hours", 0.1),
         ("200Munits", "units", 200_000_000),
         ("3 kunits", "units", 3000),
         ("7units", "units", 7),
@@ -135,9 +138,12 @@ def test_halves_round_up() -> None:
 def test_budgets(text: str, kind: str, amount: float) -> None:
     budget = parse_budget(text)
     assert (budget.kind, float(budget.amount)) == (kind, amount)
+    assert budget.of_processor == ("cpu" in text)
 
 
-@pytest.mark.parametrize("text", ["", "100", "100h", "0gpuh", "-5gpuh", "5Mgpuh", "1e9gpuh", "x"])
+@pytest.mark.parametrize(
+    "text", ["", "100", "100h", "0gpuh", "-5gpuh", "5Mgpuh", "1e9gpuh", "3cpus", "x"]
+)
 def test_other_budgets_are_refused(text: str) -> None:
     with pytest.raises(UsageError) as caught:
         parse_budget(text)

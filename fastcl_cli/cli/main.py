@@ -19,6 +19,7 @@ from fastcl_cli.cli.runs import report, watch
 from fastcl_cli.cli.schedules import estimate, fmt, validate
 from fastcl_cli.cli.training import bench, run, search
 from fastcl_cli.errors import FastclError, StoppedError
+from fastcl_cli.schedule import ScheduleError
 
 
 def _version(wanted: bool) -> None:
@@ -50,6 +51,22 @@ def _root(
         print(context.get_help())
 
 
+_WORDS: dict[str, str] = {
+    "validate": "Check schedules and show their plans.",
+    "fmt": "Format schedules in place.",
+    "estimate": "Say what schedules cost, and what of them a budget pays for.",
+    "bench": "Measure whole training steps on this device.",
+    "run": "Train as a schedule says.",
+    "search": "Find a schedule by measuring gradient errors.",
+    "watch": "Show a run on this screen while it goes on, or how it ended.",
+    "report": "Make one HTML page of a run, or of several side by side.",
+    "probe": "Say how good a checkpoint's features are on labelled images.",
+    "export": "Write a backbone for timm, Hugging Face or ONNX.",
+    "pack": "Pack images into an FFCV file.",
+    "doctor": "Say whether this machine can train, and what would mend it.",
+}
+"""Each command in the list of all, on one line of a narrow terminal."""
+
 COMMANDS: dict[Callable[..., None], str] = {
     validate: "fastcl validate my.fcs",
     fmt: "fastcl fmt my.fcs",
@@ -67,7 +84,7 @@ COMMANDS: dict[Callable[..., None], str] = {
 """Each command, with an example of its use."""
 
 for _command, _example in COMMANDS.items():
-    app.command(epilog=f"Example: {_example}")(_command)
+    app.command(short_help=_WORDS[_command.__name__], epilog=f"Example: {_example}")(_command)
 
 
 def main() -> None:
@@ -121,6 +138,8 @@ def _run(arguments: list[str], debug: bool) -> int:
         details = getattr(error, "details", "")
         if details:
             print(details, file=sys.stderr)
+        if isinstance(error, ScheduleError) and error.alone:
+            return error.exit_code  # its details have said it, with the place and the remedy
         word = "" if isinstance(error, StoppedError) else "error: "
         return _end(f"{word}{error.message}", error.help, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):

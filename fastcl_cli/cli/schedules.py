@@ -65,7 +65,7 @@ def estimate(
     files: Files = None,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="What may be spent: 100gpuh, 2.5gpud, 90gpumin, 200Munits."),
+        typer.Option("--budget", help="To spend: 100gpuh, 2gpud, 90gpumin, 5cpuh, 200Munits."),
     ] = None,
     gpu: Annotated[str, typer.Option("--gpu", help="A device's name, or auto.")] = "auto",
     gpus: Annotated[int, typer.Option("--gpus", min=1, help="Devices that share the work.")] = 1,

@@ -229,7 +229,7 @@ def search(
     ] = False,
     budget: Annotated[
         str | None,
-        typer.Option("--budget", help="For the search: 10gpuh, 5Munits. It trains for less."),
+        typer.Option("--budget", help="For the search: 10gpuh, 5cpuh, 5Munits. Trains for less."),
     ] = None,
     seed: Seed = 0,
     resume: Annotated[

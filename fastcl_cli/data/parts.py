@@ -92,7 +92,7 @@ def named_part(
     if SETS[name].val or not SETS[name].labelled:
         return part
     assert isinstance(part, Folder)
-    return _held_out(part, split, f"{name}: has no parts", announce)
+    return _held_out(part, split, f"{name} has no parts", announce)
 
 
 def folder_part(root: Path, split: Split, announce: Callable[[str], None]) -> Folder:
@@ -127,16 +127,16 @@ def folder_part(root: Path, split: Split, announce: Callable[[str], None]) -> Fo
                 "for validation, put each class into its own subfolder",
             )
         return folder
-    return _held_out(folder, split, f"{root}: has no train and val folders", announce)
+    return _held_out(folder, split, f"{root} has no train and val", announce)
 
 
 def _held_out(folder: Folder, split: Split, why: str, announce: Callable[[str], None]) -> Folder:
-    """One part of a labelled set that comes alone, and a line that says so."""
+    """One part of a labelled set that comes alone, and a line that says so: the same for both."""
     chosen = _stratified(folder, split)
-    announce(
-        f"{why}: split 80/20 within each class, val rounded down; {len(chosen):,} of "
-        f"{len(folder.files):,} images ({len(chosen) / len(folder.files):.1%}) are for {split}"
-    )
+    rest = len(folder.files) - len(chosen)
+    train, val = (len(chosen), rest) if split == "train" else (rest, len(chosen))
+    share = "a fifth of each class, rounded down"
+    announce(f"{why}: {train:,} images train, {val:,} ({share}) validate")
     return folder.select(chosen)
 
 

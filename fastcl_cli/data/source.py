@@ -101,6 +101,19 @@ def open_judging(
     return open_split(data, "val", announce=announce, workers=workers, progress=progress)
 
 
+def once(announce: Callable[[str], None]) -> Callable[[str], None]:
+    """What calls ``announce`` with each line only the first time: both parts of a set that is split
+    say so."""
+    said: set[str] = set()
+
+    def say(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            announce(line)
+
+    return say
+
+
 def need_there(data: str) -> None:
     """Make sure that there is something of that name; what is in it is not looked at.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.parts import BOTH
-from fastcl_cli.data.source import open_betons, open_split
+from fastcl_cli.data.source import once, open_betons, open_split
 from fastcl_cli.errors import UsageError
 from fastcl_cli.extras import available_cores
 from fastcl_cli.files import read_json
@@ -41,6 +41,7 @@ def open_probe_data(
         DataError: a part is missing or damaged.
     """
     if data is not None and train is None and val is None:
+        announce = once(announce)
         parts = [
             open_split(data, split, announce=announce, workers=available_cores(), progress=progress)
             for split in BOTH

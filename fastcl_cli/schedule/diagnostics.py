@@ -161,7 +161,9 @@ CODES: dict[str, tuple[str, str]] = {
         "the batch is small for this method",
         "MoCo-v3 and SimCLR contrast an image with the rest of its batch, and their heads' batch "
         "norm and DINO's centre are estimated on it: in a small one the task is too easy and the "
-        "estimates are noisy.",
+        "estimates are noisy. Write a larger `batch` (`lr 1.5e-4 per 256` follows it); where "
+        "memory is too small for that, `accumulate 4` puts it through the backbone in parts, and "
+        "torchrun shares it among devices.",
     ),
     "FCS105": (
         "patch scaling leaves almost nothing of the local views",

@@ -30,11 +30,13 @@ from fastcl_cli.schedule.words import CLAUSES, MAX_BYTES, UNITS
 
 
 class ScheduleError(ConfigError):
-    """A schedule is not valid. ``details`` has every fault as text with its caret."""
+    """A schedule is not valid. ``details`` has every fault as text with its caret, and ``alone``
+    says whether it is one only."""
 
     def __init__(self, name: str, diagnostics: Sequence[Diagnostic]) -> None:
         errors = [d for d in diagnostics if d.severity == "error"]
-        if len(errors) == 1:
+        self.alone = len(errors) == 1
+        if self.alone:
             line, column = errors[0].place
             place = f"{errors[0].file}:{line}:{column}"
             super().__init__(f"{place}: {errors[0].message}", errors[0].help)

@@ -5,7 +5,7 @@ Each reader takes a `Values` and consumes what it needs; `Values.end` then refus
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from fractions import Fraction
 from typing import Literal, TypeVar
 
@@ -43,7 +43,7 @@ def read_model(values: Values) -> config.VitShape:
         if base in names:
             help = f"write `{base}`: a tag names weights, and pre-training starts from none"
         else:
-            match = nearest(name.text, names)
+            match = _model_meant(name.text, names)
             help = f"did you mean `{match}`?" if match else "a timm ViT: vit_small_patch16_224, …"
         raise FaultError("FCS021", name.span, message, help)
     values.next += 1
@@ -61,6 +61,14 @@ def read_model(values: Values) -> config.VitShape:
         help = f"use num_heads={listed([str(n) for n in sorted(near)])}"
         raise FaultError("FCS022", values.setting.span, message, help)
     return shape
+
+
+def _model_meant(text: str, names: Collection[str]) -> str | None:
+    """The model whose name goes on where ``text`` ends, at ImageNet's usual size and patch where
+    there is one; else the one that is most like it; None where none is."""
+    usual = next((n for n in (f"{text}_224", f"{text}_patch16_224") if n in names), None)
+    longer = sorted((n for n in names if n.startswith(f"{text}_")), key=lambda n: (len(n), n))
+    return usual or next(iter(longer), None) or nearest(text, names)
 
 
 def _model_option(key: ast.Word, number: ast.Number, given: dict[str, int | float]) -> int | float:

@@ -15,6 +15,7 @@ from fastcl_cli.clocks import Clock, choose_clocks
 from fastcl_cli.config import RunConfig
 from fastcl_cli.cost import units_per_image
 from fastcl_cli.errors import BudgetError, CheckpointError, StoppedError
+from fastcl_cli.estimate import check_device
 from fastcl_cli.events import Emit
 from fastcl_cli.files import write_text
 from fastcl_cli.plan import Plan
@@ -133,6 +134,7 @@ def open_search(request: SearchRequest, emit: Emit) -> Session:
     size = distributed.size()
     (((_, clock),), _) = choose_clocks([loaded], given, "auto", size, named=True)
     if request.budget is not None:
+        check_device(request.budget, clock)
         length = _affordable(request, loaded, batch, request.budget, clock)
         loaded = trial(request.base, request.grid, length)
 

@@ -28,7 +28,7 @@ from fastcl_cli.config import RunConfig
 from fastcl_cli.cost import units_per_image
 from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.loader import DecodedLoader
-from fastcl_cli.data.source import open_split
+from fastcl_cli.data.source import once, open_split
 from fastcl_cli.errors import (
     CheckpointError,
     InterruptError,
@@ -94,6 +94,7 @@ class Session:
         self._request = request
         self._leads = distributed.rank() == 0
         self._emit: Emit = emit if self._leads else lambda event: None
+        self._announce = once(lambda text: self._emit(Notice(text)))
         config = request.schedule.config
         data = data_of(config)
         check_batches(request.schedule.plan, distributed.size())
@@ -151,9 +152,6 @@ class Session:
             announce=self._announce,
             progress=self._packing,
         )
-
-    def _announce(self, text: str) -> None:
-        self._emit(Notice(text))
 
     def _packing(self, done: int, total: int) -> None:
         self._emit(Packing(done, total))

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastcl_cli.clocks import AnalyticClock, Clock, choose_clocks
 from fastcl_cli.errors import ConfigError, UsageError
-from fastcl_cli.estimate import Estimate, budget_json, estimate, fit, require_fit
+from fastcl_cli.estimate import Estimate, budget_json, check_device, estimate, fit, require_fit
 from fastcl_cli.schedule.library import builtin_schedules
 from fastcl_cli.schedule.load import Loaded, compile_text, load
 from fastcl_cli.units import Budget, parse_budget
@@ -42,6 +42,8 @@ def run(
     names = files or builtin_schedules()
     loaded = [load(name, settings, images, data) for name in names]
     clocks, notes = choose_clocks(loaded, profiles, gpu, gpus, named=bool(files))
+    if budget is not None:
+        check_device(budget, clocks[0][1])
     estimates = [
         estimate(item, budget, clock, named=bool(files), gpus=gpus) for item, clock in clocks
     ]
@@ -109,7 +111,7 @@ def _assumptions(clocks: Sequence[tuple[Loaded, Clock]], gpus: int) -> list[str]
 def _check_write(files: Sequence[str], budget: Budget | None, write: Path) -> None:
     if budget is None:
         raise UsageError(
-            "--write shortens a FILE to fit a --budget", "--budget 100gpuh, 2.5gpud or 200Munits"
+            "--write shortens a FILE to fit a --budget", "--budget 100gpuh, 5cpuh or 200Munits"
         )
     if len(files) != 1:
         raise UsageError(

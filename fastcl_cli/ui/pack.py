@@ -32,12 +32,13 @@ def run(
     need_train()
     from fastcl_cli.data.encode import Settings
     from fastcl_cli.data.pack import pack
+    from fastcl_cli.data.source import once
 
     settings = Settings(max_side, quality, workers or available_cores(), strict)
     with progress_bar("packing") as progress:
         reports = pack(
             source, out, split=split, root=root, overwrite=overwrite, settings=settings,
-            progress=progress, announce=lambda line: stderr().print(line, soft_wrap=True),
+            progress=progress, announce=once(lambda line: stderr().print(line, soft_wrap=True)),
         )  # fmt: skip
     for report in reports:
         _show(report)

@@ -104,30 +104,57 @@ def usage(metrics: Mapping[str, Any]) -> str | None:
 
 
 class Forecast:
-    """Time left, following the remaining plan: what a unit of sample cost took, times what is left.
-    ``plan`` may be replaced when an `auto` phase has decided.
+    """Time left, following the remaining plan. ``plan`` may be replaced when an `auto` phase has
+    decided.
 
-    A unit's time is taken from the log lines, all but the first: the steps that it covers hold what
-    happens once (compiling, warming up).
+    Steps that cost as much as some before take as long as those did. Others take what a line
+    through the dearest and the cheapest of those says, for not all of a step's work grows with its
+    tokens; where all so far cost the same, time grows with cost. Times are of the log lines, all
+    but the first: the steps that it covers hold what happens once (compiling, warming up).
     """
 
     def __init__(self, plan: Plan, stop_step: int) -> None:
         self.plan = plan
         self._stop_step = stop_step
         self._step: int | None = None
-        self._seconds = self._cost = 0.0
+        self._taken: dict[float, tuple[int, float]] = {}
+        """Steps and their seconds, by what a step costs."""
 
     def take(self, metrics: Mapping[str, Any]) -> None:
         """Count a log line."""
         step, before = metrics["step"], self._step
         self._step = step
-        if before is not None:
-            self._seconds += (step - before) * metrics["step_s"] + metrics.get("grad_error_s", 0.0)
-            self._cost += self.plan.cost_at(step) - self.plan.cost_at(before)
+        if before is None or step <= before:
+            return
+        count = step - before
+        cost = _rounded((self.plan.cost_at(step) - self.plan.cost_at(before)) / count)
+        steps, seconds = self._taken.get(cost, (0, 0.0))
+        seconds += count * metrics["step_s"] + metrics.get("grad_error_s", 0.0)
+        self._taken[cost] = (steps + count, seconds)
 
     def seconds_left(self) -> float | None:
         """Seconds from the last line to the end, or None before anything was measured."""
-        if self._step is None or self._cost <= 0:
+        if self._step is None or not self._taken:
             return None
-        left = self.plan.cost_at(self._stop_step) - self.plan.cost_at(self._step)
-        return self._seconds / self._cost * max(left, 0.0)
+        left = 0.0
+        for segment in self.plan.segments:
+            steps = min(segment.end_step, self._stop_step) - max(segment.first_step, self._step)
+            if steps > 0:
+                left += steps * self._step_seconds(_rounded(segment.batch * segment.sample_cost))
+        return left
+
+    def _step_seconds(self, cost: float) -> float:
+        means = {known: seconds / steps for known, (steps, seconds) in self._taken.items()}
+        if cost in means:
+            return means[cost]
+        low, high = min(means), max(means)
+        slope = means[high] / high
+        if low < high:
+            # Neither a step that takes less the more it costs, nor work that takes less than none.
+            slope = min(max((means[high] - means[low]) / (high - low), 0.0), slope)
+        return means[high] + slope * (cost - high)
+
+
+def _rounded(cost: float) -> float:
+    """The same number for costs that differ by rounding alone."""
+    return round(cost, 6)
