@@ -47,6 +47,32 @@ def test_all_tokens_give_timm_own_features(kind: str) -> None:
     assert (network(view, everything) - timm_features).abs().max() <= 1e-12
 
 
+def test_attention_on_a_cpu_is_fused_in_float32_and_products_in_bf16(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Either way it is the same function, to the 8 bits of bf16."""
+    exact = encoder()
+    features = exact(images(3, 96))
+    network, view = Encoder(exact.vit.float(), "learned"), images(3, 96).float()
+    fused = F.scaled_dot_product_attention
+    calls: list[torch.dtype] = []
+
+    def counted(query: torch.Tensor, *others: torch.Tensor, **options: object) -> torch.Tensor:
+        calls.append(query.dtype)
+        return fused(query, *others, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", counted)
+    for precision, expected, tolerance in (
+        (torch.bfloat16, [], 0.02),
+        (torch.float32, [torch.float32] * 2, 1e-5),
+    ):
+        calls.clear()
+        with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
+            found = network(view).double()
+        assert calls == expected
+        assert (found - features).norm() <= tolerance * features.norm()
+
+
 @pytest.mark.parametrize("position", ["learned", "sincos"])
 def test_larger_patches_equal_a_model_with_the_resized_kernel(position: str) -> None:
     """A timm forward whose kernel is PI-resized and whose embeddings are of the small grid."""

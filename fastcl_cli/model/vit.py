@@ -17,7 +17,7 @@ from typing import Literal
 import timm
 import torch
 import torch.nn.functional as F
-from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
 from fastcl_cli.compression.tokens import gather_tokens, patchify
@@ -149,6 +149,11 @@ class Encoder(nn.Module):
 
 
 def _run_block(block: nn.Module, x: Tensor) -> Tensor:
+    if x.device.type == "cpu" and isinstance(block, Block):
+        # torch's fused attention takes as long in bf16 as in float32 there, and its backward pass
+        # several times as long as three batched products, which use the processor's bf16 units. It
+        # is the better one in float32 (benchmarks/attention.py).
+        block.attn.fused_attn = not torch.is_autocast_enabled("cpu")
     return block(x)  # type: ignore[no-any-return]
 
 
