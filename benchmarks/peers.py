@@ -8,7 +8,10 @@ process of its own. Where other work runs beside, the processor's seconds say mo
     dino        networks, head and loss of facebookresearch/dino (--dino DIR, a checkout)
     lightly     heads and losses of the package lightly (if it is installed), timm's ViT
 
-    python benchmarks/peers.py --moco DIR --dino DIR [--ours bf16] [--batch 32] [--record]
+`--opt` adds ours by the built-in `opt` schedule: a step of each of its phases, which count as many
+images of the mean step as they have.
+
+    python benchmarks/peers.py --moco DIR --dino DIR [--ours bf16] [--opt] [--batch 32] [--record]
 """
 
 from __future__ import annotations
@@ -32,9 +35,7 @@ from torch import Tensor, nn
 
 from fastcl_cli.config import RunConfig
 from fastcl_cli.methods.build import build_method
-from fastcl_cli.schedule import compile_text, load
-from fastcl_cli.schedule.grid import settings_text
-from fastcl_cli.schedule.resolve import full_views
+from fastcl_cli.schedule import load
 from fastcl_cli.train.device import Device, choose_device
 from fastcl_cli.train.inputs import Batch, InputMaker, decoded_side
 from fastcl_cli.train.optim import build_optimizer
@@ -43,14 +44,25 @@ from fastcl_cli.train.step import Trainer
 from fastcl_cli.train.synthetic import SyntheticImages
 
 MODEL = "vit_small_patch16_224"
-Step = Callable[[], object]
+Seconds = tuple[float, float]
+"""Of the wall's clock, and of the processor's."""
+Step = Callable[[], Seconds]
 
 
-def ours(method: str, batch: int, device: Device) -> Step:
-    """Our own trainer, views included."""
-    base = load(f"{method}_full")
-    text = settings_text(base, {"batch", "length"})
-    loaded = compile_text(f"{text}batch {batch};\nepochs 0-100: full;\n", method, base.request)
+def timed(work: Callable[[], object]) -> Seconds:
+    """What some work takes."""
+    since, worked = time.perf_counter(), time.process_time()
+    work()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - since, time.process_time() - worked
+
+
+def ours(method: str, batch: int, device: Device, schedule: str = "full") -> Step:
+    """Our own trainer, views included: returns what does a step of every phase of a built-in
+    schedule, and says what its mean step takes of the wall's and of the processor's seconds."""
+    loaded = load(f"{method}_{schedule}", overrides=[f"batch={batch}"])
+    plan = loaded.plan
     config: RunConfig = loaded.config
     images = SyntheticImages()
     built = build_method(config, 0).to(device.device)
@@ -66,8 +78,17 @@ def ours(method: str, batch: int, device: Device) -> Step:
     pixels = torch.randint(0, 256, (batch, side, side, 3), dtype=torch.uint8)
     indices = torch.arange(batch).numpy()
     part = Batch(pixels, indices, slice(0, batch))
-    step = iter(range(10**6))
-    return lambda: trainer.step(next(step), full_views(config), part)
+    numbers = iter(range(10**6))
+
+    def mean_step() -> Seconds:
+        wall = processor = 0.0
+        for segment in plan.segments:
+            share = (segment.end_step - segment.first_step) / plan.steps
+            taken = timed(lambda views=segment.views: trainer.step(next(numbers), views, part))
+            wall, processor = wall + share * taken[0], processor + share * taken[1]
+        return wall, processor
+
+    return mean_step
 
 
 def views(sides: Sequence[int], batch: int, device: Device) -> list[Tensor]:
@@ -90,7 +111,7 @@ def stepping(
         after()
         return value.item()
 
-    return step
+    return lambda: timed(step)
 
 
 def average(target: nn.Module, online: nn.Module, momentum: float = 0.99) -> None:
@@ -189,6 +210,8 @@ def module(path: Path):  # type: ignore[no-untyped-def]
 def contenders(method: str, options: argparse.Namespace) -> list[str]:
     """Whose steps there are of a method, ours first."""
     found = ["fastcl", *(f"fastcl, {precision}" for precision in options.ours)]
+    if options.opt:
+        found += [f"{name}, opt" for name in found]
     if method == "moco" and options.moco:
         found.append("moco-v3")
     if method == "dino" and options.dino:
@@ -204,9 +227,11 @@ def build(name: str, method: str, options: argparse.Namespace) -> Step:
     torch.set_num_threads(device.threads)
     torch.manual_seed(0)
     if name.startswith("fastcl"):
-        own = choose_device(name.removeprefix("fastcl, ")) if "," in name else device
+        words = name.split(", ")[1:]
+        precision = next((word for word in words if word != "opt"), options.precision)
+        own = choose_device(precision)
         own.begin()  # as a run does; the others' processes are left as they are
-        return ours(method, options.batch, own)
+        return ours(method, options.batch, own, "opt" if "opt" in words else "full")
     # Their losses ask for a process group and for CUDA.
     torch.distributed.init_process_group(
         "gloo", store=torch.distributed.HashStore(), rank=0, world_size=1
@@ -226,14 +251,10 @@ def serve(name: str, method: str, options: argparse.Namespace, end: Connection) 
     step()
     end.send(None)
     while end.recv():
-        since, worked = time.perf_counter(), time.process_time()
-        step()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        end.send((time.perf_counter() - since, time.process_time() - worked))
+        end.send(step())
 
 
-def measure(method: str, options: argparse.Namespace) -> dict[str, list[tuple[float, float]]]:
+def measure(method: str, options: argparse.Namespace) -> dict[str, list[Seconds]]:
     """Both times of each contender's step in every round; those that wait do nothing."""
     context = multiprocessing.get_context("spawn")
     ends: dict[str, Connection] = {}
@@ -242,7 +263,7 @@ def measure(method: str, options: argparse.Namespace) -> dict[str, list[tuple[fl
         context.Process(target=serve, args=(name, method, options, there), daemon=True).start()
         here.recv()
         ends[name] = here
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ends}
+    times: dict[str, list[Seconds]] = {name: [] for name in ends}
     for _ in range(options.repetitions):
         for name, end in ends.items():
             end.send(True)
@@ -260,6 +281,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--precision", default="float32", help="of the others, and of ours first")
     parser.add_argument("--ours", nargs="*", default=[], help="other precisions of ours")
+    parser.add_argument("--opt", action="store_true", help="ours by the `opt` schedule, too")
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
     options = parser.parse_args()
