@@ -18,11 +18,11 @@ from typing import Any
 from common import record, shortened, table
 from PIL import Image
 
-from fastcl_cli.clocks import AnalyticClock
 from fastcl_cli.data.builtin import digits
 from fastcl_cli.data.pack import pack
-from fastcl_cli.devices import DEVICES
-from fastcl_cli.estimate import estimate
+from fastcl_cli.estimate.clocks import AnalyticClock
+from fastcl_cli.estimate.devices import DEVICES
+from fastcl_cli.estimate.estimate import estimate
 from fastcl_cli.schedule import Loaded, compile_text, load
 from fastcl_cli.schedule.library import builtin_schedules
 from fastcl_cli.train.device import choose_device

@@ -12,9 +12,9 @@ from pathlib import Path
 import timm
 import torch
 
-from fastcl_cli.clocks import AnalyticClock
-from fastcl_cli.devices import DEVICES
-from fastcl_cli.estimate import estimate, fit
+from fastcl_cli.estimate.clocks import AnalyticClock
+from fastcl_cli.estimate.devices import DEVICES
+from fastcl_cli.estimate.estimate import estimate, fit
 from fastcl_cli.schedule import compile_text, load
 from fastcl_cli.train.device import Device
 from fastcl_cli.units import parse_budget

@@ -18,9 +18,9 @@ from pathlib import Path
 
 from common import record, table
 
-from fastcl_cli.clocks import ProfileClock
-from fastcl_cli.estimate import estimate
-from fastcl_cli.profile_file import read_profile
+from fastcl_cli.estimate.clocks import ProfileClock
+from fastcl_cli.estimate.estimate import estimate
+from fastcl_cli.estimate.profile_file import read_profile
 from fastcl_cli.schedule import load
 from fastcl_cli.schedule.grid import settings_text
 from fastcl_cli.schedule.library import builtin_schedules

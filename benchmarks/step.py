@@ -21,9 +21,9 @@ import torch
 from common import record, table
 
 from fastcl_cli.data.source import open_split
+from fastcl_cli.estimate.profile import Profile
 from fastcl_cli.extras import available_cores
 from fastcl_cli.plan import Segment
-from fastcl_cli.profile import Profile
 from fastcl_cli.schedule import Loaded, compile_text, load
 from fastcl_cli.schedule.grid import settings_text
 from fastcl_cli.train.bench import Bench, BenchRequest

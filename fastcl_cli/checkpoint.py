@@ -21,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim import AdamW
 
-from fastcl_cli import __version__, distributed
+from fastcl_cli import __version__
 from fastcl_cli.config import METHODS
 from fastcl_cli.errors import CheckpointError
 from fastcl_cli.files import replacing
@@ -29,6 +29,7 @@ from fastcl_cli.json_fields import WHOLE
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_backbone
 from fastcl_cli.model.vit import Encoder
+from fastcl_cli.processes import distributed
 from fastcl_cli.shards import alike, fill, gathered, is_shard
 from fastcl_cli.tensor_file import write_tensors
 from fastcl_cli.vit_table import OPTIONS, vit_shape

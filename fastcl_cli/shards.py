@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from fastcl_cli import distributed
+from fastcl_cli.processes import distributed
 
 
 def is_shard(value: Tensor) -> bool:

@@ -35,8 +35,8 @@ from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.pack import pack
 from fastcl_cli.data.sidecar import sidecar_path
 from fastcl_cli.errors import FastclError
+from fastcl_cli.estimate.profile_file import read_profile, write_profile
 from fastcl_cli.evaluate.sets import data_of_run
-from fastcl_cli.profile_file import read_profile, write_profile
 from fastcl_cli.schedule import compile_text
 from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.train.folder import RunFolder

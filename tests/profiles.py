@@ -7,8 +7,7 @@ from fractions import Fraction
 
 from fastcl_cli.config import RunConfig
 from fastcl_cli.cost import forward_flops
-from fastcl_cli.plan import Compression, View
-from fastcl_cli.profile import (
+from fastcl_cli.estimate.profile import (
     Fixed,
     Loader,
     Measured,
@@ -18,6 +17,7 @@ from fastcl_cli.profile import (
     Spread,
     Workload,
 )
+from fastcl_cli.plan import Compression, View
 
 NO_OVERHEAD = Fixed(0, 0, 0)
 NOTHING = Compression(Fraction(0), 16)

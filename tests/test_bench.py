@@ -19,16 +19,16 @@ from numpy.typing import NDArray
 
 from fastcl_cli.checkpoint import save_run
 from fastcl_cli.cli.main import main
-from fastcl_cli.clocks import ProfileClock
 from fastcl_cli.cost import forward_flops
 from fastcl_cli.data.loader import Decoded
 from fastcl_cli.data.source import open_split
 from fastcl_cli.errors import UsageError
-from fastcl_cli.estimate import estimate
+from fastcl_cli.estimate.clocks import ProfileClock
+from fastcl_cli.estimate.estimate import estimate
+from fastcl_cli.estimate.profile import Fixed, Profile
+from fastcl_cli.estimate.profile_file import read_profile
 from fastcl_cli.events import Event, RunFinished
 from fastcl_cli.plan import View
-from fastcl_cli.profile import Fixed, Profile
-from fastcl_cli.profile_file import read_profile
 from fastcl_cli.schedule import Loaded, compile_text
 from fastcl_cli.schedule.grid import to_measure
 from fastcl_cli.train import bench as bench_module

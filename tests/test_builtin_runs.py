@@ -17,12 +17,12 @@ from PIL import Image
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastcl_cli.clocks import AnalyticClock
 from fastcl_cli.config import RunConfig
 from fastcl_cli.cost import forward_flops
 from fastcl_cli.data.pack import pack
-from fastcl_cli.devices import DEVICES
-from fastcl_cli.estimate import estimate, fit
+from fastcl_cli.estimate.clocks import AnalyticClock
+from fastcl_cli.estimate.devices import DEVICES
+from fastcl_cli.estimate.estimate import estimate, fit
 from fastcl_cli.methods.base import Input, Loss
 from fastcl_cli.plan import Segment
 from fastcl_cli.schedule import Loaded, compile_text, load

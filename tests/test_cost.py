@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fastcl_cli.clocks import AnalyticClock
 from fastcl_cli.config import VitShape
 from fastcl_cli.cost import encoder_flops, forward_flops, loss_flops, unit_flops, units_per_image
-from fastcl_cli.devices import DEVICES
+from fastcl_cli.estimate.clocks import AnalyticClock
+from fastcl_cli.estimate.devices import DEVICES
 from fastcl_cli.model.vit import Encoder, build_vit
 from fastcl_cli.plan import Tokens
 from fastcl_cli.schedule import Loaded, compile_text

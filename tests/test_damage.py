@@ -25,8 +25,8 @@ from fastcl_cli.checkpoint import check_whole
 from fastcl_cli.data.beton import open_beton, read_records
 from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.errors import CheckpointError, ConfigError, DataError
+from fastcl_cli.estimate.profile_file import read_profile
 from fastcl_cli.evaluate.sets import data_of_run
-from fastcl_cli.profile_file import read_profile
 
 
 @pytest.fixture(scope="module")

@@ -29,17 +29,17 @@ from test_simclr import simclr
 from tiny import IMAGE, exact, moco, spec
 from torch import Tensor, nn
 
-from fastcl_cli import distributed
 from fastcl_cli.checkpoint import RunHeader, load_run, save_run
 from fastcl_cli.data.loader import Decoded, DecodedLoader
 from fastcl_cli.data.source import open_split
 from fastcl_cli.errors import ConfigError, DataError, FastclError
 from fastcl_cli.gradient_error.paired import PairedGradients, measure
-from fastcl_cli.joining import processes
-from fastcl_cli.launchers import Place
 from fastcl_cli.methods.base import Input, Method
 from fastcl_cli.methods.build import build_method
 from fastcl_cli.model.norm import GlobalBatchNorm
+from fastcl_cli.processes import distributed
+from fastcl_cli.processes.joining import processes
+from fastcl_cli.processes.launchers import Place
 from fastcl_cli.schedule import Request, compile_text
 from fastcl_cli.schedule.resolve import full_views, ladder
 from fastcl_cli.shards import whole

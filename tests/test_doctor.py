@@ -248,7 +248,7 @@ def test_a_loader_that_would_hold_gpus_up(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def _a100() -> tuple[object, str]:
-    from fastcl_cli.devices import DEVICES
+    from fastcl_cli.estimate.devices import DEVICES
 
     return DEVICES["a100"], "found here"
 

@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 from profiles import measured, profile
 
-from fastcl_cli import clocks, devices
-from fastcl_cli.clocks import AnalyticClock, Clock, ProfileClock, choose_clocks
 from fastcl_cli.cost import forward_flops
-from fastcl_cli.devices import DEVICES, find_device
 from fastcl_cli.errors import BudgetError, ConfigError, UsageError
-from fastcl_cli.estimate import Estimate, check_device, estimate, fit, require_fit
-from fastcl_cli.profile import Fixed
-from fastcl_cli.profile_file import write_profile
+from fastcl_cli.estimate import clocks, devices
+from fastcl_cli.estimate.clocks import AnalyticClock, Clock, ProfileClock, choose_clocks
+from fastcl_cli.estimate.devices import DEVICES, find_device
+from fastcl_cli.estimate.estimate import Estimate, check_device, estimate, fit, require_fit
+from fastcl_cli.estimate.profile import Fixed
+from fastcl_cli.estimate.profile_file import write_profile
 from fastcl_cli.schedule import Loaded, Request, compile_text, load
 from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.ui import estimate as view

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fastcl_cli.errors import UsageError
-from fastcl_cli.launchers import host_names, place
+from fastcl_cli.processes.launchers import host_names, place
 
 TORCHRUN = {
     "RANK": "5",

@@ -226,7 +226,7 @@ def test_a_missing_library_is_named_before_anything(
 
 def test_process_zero_alone_logs(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
     pack("digits", Path("train.beton"), split="val")
-    monkeypatch.setattr("fastcl_cli.distributed.rank", lambda: 1)
+    monkeypatch.setattr("fastcl_cli.processes.distributed.rank", lambda: 1)
     monkeypatch.setattr("fastcl_cli.ui.run.make_loggers", lambda names: pytest.fail("made"))
     asked = ("run", "test.fcs", "--out", "out", "--log", "tensorboard", "--max-steps", "0")
     assert cli(*asked, "--set", "knn=none")[0] == 0

@@ -13,8 +13,8 @@ import pytest
 from profiles import measured, profile
 
 from fastcl_cli.errors import ConfigError, UsageError
-from fastcl_cli.profile import Profile, Spread, is_full
-from fastcl_cli.profile_file import (
+from fastcl_cli.estimate.profile import Profile, Spread, is_full
+from fastcl_cli.estimate.profile_file import (
     MAX_BYTES,
     default_path,
     from_json,

@@ -39,9 +39,9 @@ from fastcl_cli.evaluate.settings import ProbeSettings
 from fastcl_cli.gradient_error import paired as paired_gradients
 from fastcl_cli.gradient_error.estimators import squared_length
 from fastcl_cli.gradient_error.paired import adam_scale
-from fastcl_cli.joining import processes
-from fastcl_cli.launchers import Place
 from fastcl_cli.methods.base import Input, Method
+from fastcl_cli.processes.joining import processes
+from fastcl_cli.processes.launchers import Place
 from fastcl_cli.shards import is_shard, local, total_squared_length
 from fastcl_cli.train import sharding
 from fastcl_cli.train.inputs import InputMaker

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import torch
 
-from fastcl_cli.devices import nvidia_smi
 from fastcl_cli.doctor.finding import Finding, first_line
+from fastcl_cli.estimate.devices import nvidia_smi
 from fastcl_cli.train.device import choose_device
 
 DRIVER_FILE = Path("/proc/driver/nvidia/version")

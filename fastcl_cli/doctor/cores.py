@@ -6,8 +6,8 @@ import math
 from pathlib import Path
 
 from fastcl_cli.cost import forward_flops
-from fastcl_cli.devices import find_device
 from fastcl_cli.doctor.finding import Finding
+from fastcl_cli.estimate.devices import find_device
 from fastcl_cli.extras import available_cores
 from fastcl_cli.schedule import load
 

@@ -16,7 +16,6 @@ import torch
 from torch import Tensor
 from torch.optim import AdamW
 
-from fastcl_cli import distributed
 from fastcl_cli.config import RunConfig
 from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.loader import DecodedLoader
@@ -24,6 +23,7 @@ from fastcl_cli.errors import UsageError
 from fastcl_cli.gradient_error.estimators import GradientError, Group, squared_length
 from fastcl_cli.methods.base import Method
 from fastcl_cli.plan import View
+from fastcl_cli.processes import distributed
 from fastcl_cli.rng import derive_seed
 from fastcl_cli.shards import is_shard, local, mean_gradient, total_squared_length
 from fastcl_cli.train.device import Device

@@ -12,10 +12,10 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from fastcl_cli import distributed
 from fastcl_cli.gradient_error.estimators import GradientError
 from fastcl_cli.gradient_error.paired import PairedGradients, Views, measure
 from fastcl_cli.plan import Segment
+from fastcl_cli.processes import distributed
 
 PAIRS = 2
 """K of each group: the least that an unbiased estimate needs."""

@@ -22,13 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcl_cli import distributed
 from fastcl_cli.config import TeacherTemperature
 from fastcl_cli.fused import fused
 from fastcl_cli.methods.base import Input, Loss, Method, Teacher, encode
 from fastcl_cli.model.ema import frozen_copy
 from fastcl_cli.model.norm import GlobalBatchNorm
 from fastcl_cli.model.vit import Encoder
+from fastcl_cli.processes import distributed
 
 
 class PrototypeLoss(torch.autograd.Function):

@@ -22,11 +22,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcl_cli import distributed
 from fastcl_cli.methods.base import Input, Loss, Method, encode
 from fastcl_cli.model.ema import frozen_copy
 from fastcl_cli.model.heads import mlp_head
 from fastcl_cli.model.vit import Encoder
+from fastcl_cli.processes import distributed
 
 
 def contrast(query: Tensor, key: Tensor, temperature: float) -> Tensor:

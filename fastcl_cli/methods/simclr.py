@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastcl_cli import distributed
 from fastcl_cli.methods.base import Input, Loss, Method, encode
 from fastcl_cli.model.heads import mlp_head
 from fastcl_cli.model.vit import Encoder
+from fastcl_cli.processes import distributed
 
 
 def nt_xent(first: Tensor, second: Tensor, temperature: float) -> Tensor:

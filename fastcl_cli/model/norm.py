@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from fastcl_cli import distributed
+from fastcl_cli.processes import distributed
 
 
 class GlobalBatchNorm(nn.BatchNorm1d):

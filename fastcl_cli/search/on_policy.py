@@ -10,15 +10,16 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from fastcl_cli import __version__, distributed
-from fastcl_cli.clocks import Clock, choose_clocks
+from fastcl_cli import __version__
 from fastcl_cli.config import RunConfig
 from fastcl_cli.cost import units_per_image
 from fastcl_cli.errors import BudgetError, CheckpointError, StoppedError
-from fastcl_cli.estimate import check_device
+from fastcl_cli.estimate.clocks import Clock, choose_clocks
+from fastcl_cli.estimate.estimate import check_device
 from fastcl_cli.events import Emit
 from fastcl_cli.files import write_text
 from fastcl_cli.plan import Plan
+from fastcl_cli.processes import distributed
 from fastcl_cli.schedule import Loaded
 from fastcl_cli.schedule.resolve import full_views, ladder
 from fastcl_cli.search.texts import (

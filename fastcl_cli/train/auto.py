@@ -11,12 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, TypeAlias
 
-from fastcl_cli import distributed
-from fastcl_cli.clocks import Clock
 from fastcl_cli.config import RunConfig
+from fastcl_cli.estimate.clocks import Clock
 from fastcl_cli.gradient_error.choose import Choice, cheapest_good, next_rung
 from fastcl_cli.gradient_error.paired import PairedGradients, Views, measure
 from fastcl_cli.plan import Plan, Rung
+from fastcl_cli.processes import distributed
 from fastcl_cli.schedule.resolve import full_views, ladder
 from fastcl_cli.units import format_decimal
 

@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import torch
 
-from fastcl_cli import __version__, distributed
+from fastcl_cli import __version__
 from fastcl_cli.checkpoint import RunHeader, save_run
 from fastcl_cli.config import Decay, LearningRate, RunConfig
 from fastcl_cli.cost import forward_flops
@@ -28,9 +28,7 @@ from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.order import epoch_order
 from fastcl_cli.errors import UsageError
-from fastcl_cli.methods.build import BackboneSpec, build_method
-from fastcl_cli.plan import Plan, Position, Segment, advance
-from fastcl_cli.profile import (
+from fastcl_cli.estimate.profile import (
     Fixed,
     Loader,
     Measured,
@@ -41,6 +39,9 @@ from fastcl_cli.profile import (
     Workload,
     is_full,
 )
+from fastcl_cli.methods.build import BackboneSpec, build_method
+from fastcl_cli.plan import Plan, Position, Segment, advance
+from fastcl_cli.processes import distributed
 from fastcl_cli.train.ahead import prepared_ahead
 from fastcl_cli.train.compiling import compile_method
 from fastcl_cli.train.device import Device, choose_device

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import cast
 
-from fastcl_cli import distributed
 from fastcl_cli.methods.base import Method
 from fastcl_cli.model.compiled import CompilationError, Shape, compile_blocks
 from fastcl_cli.model.vit import Encoder
 from fastcl_cli.plan import Plan, Tokens
+from fastcl_cli.processes import distributed
 from fastcl_cli.train.device import Device
 
 

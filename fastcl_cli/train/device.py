@@ -10,10 +10,10 @@ from typing import Literal
 
 import torch
 
-from fastcl_cli import distributed
 from fastcl_cli.errors import ConfigError
 from fastcl_cli.extras import available_cores, cpuinfo, processor_name
 from fastcl_cli.heap import keep_freed_memory
+from fastcl_cli.processes import distributed
 
 _LEAST_GAIN, _ROUNDS = 1.2, 40
 """How much faster products in bf16 must be to be worth their 8 bits; and how often they are timed,

@@ -7,15 +7,15 @@ from typing import Any
 
 from torch.optim import AdamW
 
-from fastcl_cli import distributed
-from fastcl_cli.clocks import Clock
 from fastcl_cli.config import RunConfig
 from fastcl_cli.data.beton import Beton
 from fastcl_cli.data.loader import DecodedLoader
+from fastcl_cli.estimate.clocks import Clock
 from fastcl_cli.gradient_error.paired import LEAST_UPDATES, PairedGradients, adam_scale
 from fastcl_cli.gradient_error.running import RunningError, probe_batch
 from fastcl_cli.methods.base import Method
 from fastcl_cli.plan import Plan
+from fastcl_cli.processes import distributed
 from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.train.auto import ClosedLoop, Decision, Policy, measured_costs
 from fastcl_cli.train.device import Device

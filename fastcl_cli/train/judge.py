@@ -17,7 +17,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastcl_cli import distributed
 from fastcl_cli.checkpoint import whole_backbone
 from fastcl_cli.config import Duration, RunConfig
 from fastcl_cli.data.beton import Beton
@@ -30,6 +29,7 @@ from fastcl_cli.extras import available_cores
 from fastcl_cli.methods.build import BackboneSpec
 from fastcl_cli.model.vit import Encoder
 from fastcl_cli.plan import Plan
+from fastcl_cli.processes import distributed
 from fastcl_cli.rng import derive_seed
 from fastcl_cli.train.device import Device
 

@@ -13,13 +13,13 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastcl_cli import distributed
 from fastcl_cli.data.loader import Decoded, DecodedLoader
 from fastcl_cli.data.order import epoch_order
 from fastcl_cli.errors import ConfigError
 from fastcl_cli.gradient_error.running import RunningError
 from fastcl_cli.methods.base import Teacher
 from fastcl_cli.plan import Plan, Segment
+from fastcl_cli.processes import distributed
 from fastcl_cli.train.ahead import prepared_ahead
 from fastcl_cli.train.health import effective_rank, feature_std, prototypes_used
 from fastcl_cli.train.inputs import Batch

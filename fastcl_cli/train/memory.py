@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from fastcl_cli import distributed
 from fastcl_cli.errors import RunFailedError
 from fastcl_cli.heap import give_back_memory
 from fastcl_cli.methods.base import Method
 from fastcl_cli.plan import Segment
+from fastcl_cli.processes import distributed
 from fastcl_cli.shards import local
 from fastcl_cli.train.device import Device
 

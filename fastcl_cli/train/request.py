@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastcl_cli.clocks import Clock
+from fastcl_cli.estimate.clocks import Clock
 from fastcl_cli.plan import Plan
 from fastcl_cli.schedule import Loaded
 from fastcl_cli.train.auto import Neighbours, Policy

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch.optim import AdamW
 
-from fastcl_cli import __version__, distributed
+from fastcl_cli import __version__
 from fastcl_cli.checkpoint import (
     RunHeader,
     copy_backbone,
@@ -54,6 +54,7 @@ from fastcl_cli.files import write_text
 from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_method
 from fastcl_cli.plan import Plan, default_log_interval, default_save_interval
+from fastcl_cli.processes import distributed
 from fastcl_cli.run_files import library_versions, unwritable
 from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.schedule.taken import taken_schedule

@@ -18,9 +18,9 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from fastcl_cli import distributed
 from fastcl_cli.methods.base import Method
 from fastcl_cli.model.vit import Encoder
+from fastcl_cli.processes import distributed
 
 
 def place_method(method: Method, device: torch.device, *, shard: bool) -> Method:

@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim import AdamW
 
-from fastcl_cli import distributed
 from fastcl_cli.errors import NumericalError
 from fastcl_cli.methods.base import Input, Loss, Method, Teacher
 from fastcl_cli.model.ema import update_average
 from fastcl_cli.plan import View
+from fastcl_cli.processes import distributed
 from fastcl_cli.train.device import Device
 from fastcl_cli.train.inputs import Batch, InputMaker, Prepared
 from fastcl_cli.train.optim import clip_each, gradient_norm, set_values

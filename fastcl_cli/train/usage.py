@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from fastcl_cli import distributed
 from fastcl_cli.config import RunConfig
 from fastcl_cli.cost import forward_flops
-from fastcl_cli.devices import known_device
+from fastcl_cli.estimate.devices import known_device
 from fastcl_cli.plan import Segment
+from fastcl_cli.processes import distributed
 from fastcl_cli.train.device import Device
 from fastcl_cli.train.memory import PeakMemory
 

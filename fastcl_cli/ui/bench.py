@@ -12,11 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 from fastcl_cli.errors import UsageError
+from fastcl_cli.estimate.profile import Measured, Profile
+from fastcl_cli.estimate.profile_file import default_path, profile_folder, to_json, write_profile
 from fastcl_cli.extras import available_cores, need_train
 from fastcl_cli.files import write_text
-from fastcl_cli.launchers import place
-from fastcl_cli.profile import Measured, Profile
-from fastcl_cli.profile_file import default_path, profile_folder, to_json, write_profile
+from fastcl_cli.processes.launchers import place
 from fastcl_cli.schedule import Loaded, load
 from fastcl_cli.schedule.grid import Grid, parse_grid, to_measure
 from fastcl_cli.ui.console import stderr, stdout
@@ -60,11 +60,11 @@ def run(
 
             need_there(loaded.config.data)
         if launches:
-            from fastcl_cli.launch import launch
+            from fastcl_cli.processes.launch import launch
 
             assert gpus is not None
             return launch(arguments, gpus)
-        from fastcl_cli import distributed
+        from fastcl_cli.processes import distributed
 
         profile = _measure(loaded, cells, repetitions, seconds, out)
         if distributed.rank() == 0:
@@ -75,8 +75,8 @@ def run(
 def _measure(
     loaded: Loaded, cells: Grid | None, repetitions: int, seconds: float, out: Path | None
 ) -> Profile:
-    from fastcl_cli import distributed
     from fastcl_cli.data.source import open_split
+    from fastcl_cli.processes import distributed
     from fastcl_cli.train.bench import Bench, BenchRequest
 
     scratch = profile_folder() if out is None else out.parent

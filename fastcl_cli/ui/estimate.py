@@ -8,9 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fastcl_cli.clocks import AnalyticClock, Clock, choose_clocks
 from fastcl_cli.errors import ConfigError, UsageError
-from fastcl_cli.estimate import Estimate, budget_json, check_device, estimate, fit, require_fit
+from fastcl_cli.estimate.clocks import AnalyticClock, Clock, choose_clocks
+from fastcl_cli.estimate.estimate import (
+    Estimate,
+    budget_json,
+    check_device,
+    estimate,
+    fit,
+    require_fit,
+)
 from fastcl_cli.schedule.library import builtin_schedules
 from fastcl_cli.schedule.load import Loaded, compile_text, load
 from fastcl_cli.units import Budget, parse_budget

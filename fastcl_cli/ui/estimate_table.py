@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from fastcl_cli.estimate import Estimate
+from fastcl_cli.estimate.estimate import Estimate
 from fastcl_cli.ui.plan_table import MAX_ROWS, encoder_words
 from fastcl_cli.units import Budget, time_words, units_words
 

@@ -10,7 +10,7 @@ from types import FrameType
 
 from fastcl_cli.errors import InterruptError, RequeueError, UsageError
 from fastcl_cli.extras import need_train
-from fastcl_cli.launchers import place
+from fastcl_cli.processes.launchers import place
 
 
 def must_launch(gpus: int | None, schedule: str) -> bool:
@@ -53,7 +53,7 @@ def processes() -> AbstractContextManager[None]:
     need_train()
     # torch's own account of a connection that breaks is a page, beside the line that says it.
     os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "FATAL")
-    from fastcl_cli import joining
+    from fastcl_cli.processes import joining
 
     return joining.processes(own)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from fastcl_cli.errors import UsageError
 from fastcl_cli.extras import need_train
-from fastcl_cli.launchers import place
 from fastcl_cli.loggers.attach import LoggerName, attached, make_loggers, need_loggers
+from fastcl_cli.processes.launchers import place
 from fastcl_cli.schedule import Loaded, load
 from fastcl_cli.ui.console import stdout
 from fastcl_cli.ui.plan_table import print_plan
@@ -68,13 +68,13 @@ def run(
 
     if must_launch(gpus, schedule):
         checked()
-        from fastcl_cli.launch import launch
+        from fastcl_cli.processes.launch import launch
 
         assert gpus is not None
         return launch(arguments, gpus)
     with processes(), requeued():
         loaded, folder = checked()
-        from fastcl_cli import distributed
+        from fastcl_cli.processes import distributed
         from fastcl_cli.train.request import RunRequest
         from fastcl_cli.train.session import Session
 

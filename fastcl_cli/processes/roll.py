@@ -26,7 +26,7 @@ from torch.distributed import (  # type: ignore[attr-defined]
 )
 
 from fastcl_cli.errors import RunFailedError, UsageError
-from fastcl_cli.launchers import Place
+from fastcl_cli.processes.launchers import Place
 
 GRACE_S = 30.0
 """Seconds in which a process notices by itself that another has gone, finishes what it is at, and

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fastcl_cli.errors import RunFailedError
-from fastcl_cli.launchers import Place
+from fastcl_cli.processes.launchers import Place
 
 _PATIENCE = timedelta(days=7)
 """How long processes wait for the one that packs data, saves or writes. One that dies is noticed at

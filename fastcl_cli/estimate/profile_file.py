@@ -12,10 +12,7 @@ from typing import Any
 
 from fastcl_cli.config import METHODS
 from fastcl_cli.errors import ConfigError, UsageError
-from fastcl_cli.files import cache_folder, write_text
-from fastcl_cli.json_fields import FieldError, Fields
-from fastcl_cli.plan import Compression, Tokens, View
-from fastcl_cli.profile import (
+from fastcl_cli.estimate.profile import (
     Fixed,
     Loader,
     Measured,
@@ -26,6 +23,9 @@ from fastcl_cli.profile import (
     Workload,
     is_full,
 )
+from fastcl_cli.files import cache_folder, write_text
+from fastcl_cli.json_fields import FieldError, Fields
+from fastcl_cli.plan import Compression, Tokens, View
 from fastcl_cli.units import plain_number
 
 SCHEMA_VERSION = 1

@@ -9,12 +9,12 @@ from typing import Literal, Protocol
 
 from fastcl_cli.config import RunConfig
 from fastcl_cli.cost import forward_flops, repeated_flops
-from fastcl_cli.devices import Device, find_device, is_hardware, nvidia_smi
 from fastcl_cli.errors import ConfigError, UsageError
+from fastcl_cli.estimate.devices import Device, find_device, is_hardware, nvidia_smi
+from fastcl_cli.estimate.profile import Fixed, Measured, Profile
+from fastcl_cli.estimate.profile_file import read_profile, stored_profiles
 from fastcl_cli.extras import processor_name, same_processor
 from fastcl_cli.plan import View
-from fastcl_cli.profile import Fixed, Measured, Profile
-from fastcl_cli.profile_file import read_profile, stored_profiles
 from fastcl_cli.schedule.load import Loaded
 from fastcl_cli.schedule.resolve import full_views
 

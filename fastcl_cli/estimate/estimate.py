@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from fastcl_cli.clocks import Clock, Source
 from fastcl_cli.config import RunConfig
 from fastcl_cli.cost import units_per_image
-from fastcl_cli.devices import known_device
 from fastcl_cli.errors import BudgetError, UsageError
+from fastcl_cli.estimate.clocks import Clock, Source
+from fastcl_cli.estimate.devices import known_device
 from fastcl_cli.plan import Segment, View, default_log_interval, default_save_interval
 from fastcl_cli.schedule import ast
 from fastcl_cli.schedule.format import format_schedule

@@ -17,7 +17,7 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from fastcl_cli.errors import RunFailedError, UsageError
-from fastcl_cli.joining import STATUS_FILE
+from fastcl_cli.processes.joining import STATUS_FILE
 
 _GRACE_S = 600
 """How long the processes may take, once told to stop, to finish a step and to save."""

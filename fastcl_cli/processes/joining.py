@@ -19,10 +19,10 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
-from fastcl_cli import distributed
 from fastcl_cli.errors import FastclError, RunFailedError, UsageError
-from fastcl_cli.launchers import Place
-from fastcl_cli.roll import Roll, open_store
+from fastcl_cli.processes import distributed
+from fastcl_cli.processes.launchers import Place
+from fastcl_cli.processes.roll import Roll, open_store
 
 STATUS_FILE = "FASTCL_STATUS_FILE"
 """Environment variable: where the process that reports an error leaves its exit status. Who set it

@@ -1,0 +1,1 @@
+"""Several processes that train one model: started, joined, and ended together."""
