@@ -71,13 +71,12 @@ def views(beton: Beton, config: RunConfig, batch: int) -> Iterator[object]:
     from fastcl_cli.data.loader import DecodedLoader
     from fastcl_cli.train.inputs import Batch, InputMaker
 
-    torch.set_num_threads(1)
+    choose_device("float32").begin()  # as a run does
     make = InputMaker(config, beton, 0, torch.device("cpu"))
     loader = DecodedLoader(beton, 256, 1)
     order = endless(beton.images, batch).reshape(-1, batch)
     with loader.stream(order.ravel(), batch) as stream:
         for step, (indices, decoded) in enumerate(zip(order, stream, strict=True)):
-            torch.set_num_threads(1)
             part = Batch(decoded.images, indices, slice(0, batch))
             yield make(step, full_views(config), part)
 

@@ -19,6 +19,7 @@ from fastcl_cli.data.beton import ALLOCATION, HEADER, Beton, open_beton
 from fastcl_cli.data.ffcv_library import load_ffcv
 from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.data.order import epoch_order
+from fastcl_cli.data.writer import BetonWriter, page_size
 from fastcl_cli.errors import DataError, MissingLibraryError, RunFailedError, UsageError
 
 IMAGES = 50
@@ -88,6 +89,29 @@ def test_pixels_are_the_images_squashed(loader: DecodedLoader, beton: Beton) -> 
             expected = cv2.resize(decoded, (side, side), interpolation=cv2.INTER_AREA)
             errors.append(np.abs(image.astype(float) - expected).mean())
         assert np.mean(errors) < most, np.mean(errors)
+
+
+def test_a_jpeg_is_decoded_at_half_its_size_where_nearly_all_of_the_side_is_left(
+    tmp_path: Path,
+) -> None:
+    """250 of 500 pixels will do for 256, which is 39/40 of it, and not for 257."""
+    buffer = io.BytesIO()
+    photos()[0].resize((500, 300)).save(buffer, "JPEG", quality=90)
+    with BetonWriter(tmp_path / "one.beton", 1, True, page_size(500)) as writer:
+        writer.add(buffer.getvalue(), 300, 500, 0)
+        writer.finish()
+    loader = DecodedLoader(open_beton(tmp_path / "one.beton"), 256, 1)
+    for side, half in ((256, True), (257, False)):
+        loader.side = side
+        found = served(loader, np.arange(1), 1)[0][0].numpy().astype(float)
+        errors = {}
+        for smaller in (True, False):
+            image = Image.open(buffer)
+            if smaller:
+                image.draft("RGB", (250, 150))
+            squashed = cv2.resize(np.asarray(image), (side, side), interpolation=cv2.INTER_AREA)
+            errors[smaller] = np.abs(found - squashed).mean()
+        assert errors[half] < 1.2 and errors[half] < errors[not half] / 2, errors
 
 
 def test_resume_in_the_middle_is_the_rest(loader: DecodedLoader) -> None:
