@@ -34,6 +34,7 @@ from common import record, table
 from torch import Tensor, nn
 
 from fastcl_cli.config import RunConfig
+from fastcl_cli.heap import give_back_memory
 from fastcl_cli.methods.build import build_method
 from fastcl_cli.schedule import load
 from fastcl_cli.train.device import Device, choose_device
@@ -246,12 +247,16 @@ def build(name: str, method: str, options: argparse.Namespace) -> Step:
 
 
 def serve(name: str, method: str, options: argparse.Namespace, end: Connection) -> None:
-    """Do a step whenever asked; answer with its seconds, and the processor's."""
+    """Do a step whenever asked, after one that is not counted; answer with its seconds, and the
+    processor's. Meanwhile the others have the memory, which is too small for all at once."""
     step = build(name, method, options)
     step()
+    give_back_memory()
     end.send(None)
     while end.recv():
+        step()
         end.send(step())
+        give_back_memory()
 
 
 def measure(method: str, options: argparse.Namespace) -> dict[str, list[Seconds]]:
@@ -261,6 +266,7 @@ def measure(method: str, options: argparse.Namespace) -> dict[str, list[Seconds]
     for name in contenders(method, options):
         here, there = context.Pipe()
         context.Process(target=serve, args=(name, method, options, there), daemon=True).start()
+        there.close()  # so that the end of the process is the end of what comes from it
         here.recv()
         ends[name] = here
     times: dict[str, list[Seconds]] = {name: [] for name in ends}
