@@ -138,6 +138,8 @@ def parse_budget(text: str) -> Budget:
         UsageError: where ``text`` is none of these or not above 0.
     """
     help = "write 100gpuh, 2.5gpud, 90gpumin (or cpuh, cpud, cpumin) or 200Munits"
+    if text.strip().startswith("-"):
+        raise UsageError(f"--budget '{text}' must be above 0", help)
     match = _BUDGET.fullmatch(text.strip())
     if match is None or (match[2] and match[3]):
         raise UsageError(f"--budget '{text}' is not a budget", help)

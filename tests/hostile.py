@@ -235,8 +235,7 @@ def run_files(folder: Path, good: Good, count: int, seed: int) -> Tally:
         return all(json.loads(line)["step"] <= 10 for line in kept)
 
     def names_data() -> bool:
-        found = data_of_run(bad.backbone)
-        return found is None or isinstance(found, str)
+        return all(found is None or isinstance(found, str) for found in data_of_run(bad.backbone))
 
     def reads() -> bool:
         read_profile(folder / "bad.json")

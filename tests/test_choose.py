@@ -76,6 +76,13 @@ def test_the_reason_of_a_move_has_its_figures() -> None:
     assert choice.why.startswith("CA-MSE falls by 0.088 from 2.1 (a): CA-MSE exceeds the least (c")
 
 
+def test_the_least_is_given_with_its_error() -> None:
+    """Figures of groups 1, -2, 4: mean 1, standard error sqrt(9 / 3)."""
+    assert cheapest_good({0: (1.0, -2.0, 4.0)}, NAMES).why == (
+        "the least CA-MSE, 1 (standard error 1.7)"
+    )
+
+
 def test_noise_alone_does_not_drive_it_up() -> None:
     """Eight settings that are equally good, measured 3,000 times: a walk by the rule stays on the
     cheap half."""

@@ -154,6 +154,24 @@ def test_dry_run_shows_the_plan_and_writes_nothing(cli: Cli, beton: Path) -> Non
     assert sorted(p.name for p in Path().iterdir()) == before
 
 
+def test_a_dry_run_says_where_it_would_go_on_and_what_it_would_refuse(
+    cli: Cli, beton: Path
+) -> None:
+    short = ("run", "test.fcs", "--out", "out", "--ui", "plain")
+    assert cli(*short, "--max-steps", "2")[0] == 0
+    before = {p: p.stat().st_mtime_ns for p in Path("out").rglob("*")}
+    assert "is not empty" in cli.error(*short, "--dry-run")[1]
+    code, stdout, _ = cli(*short, "--dry-run", "--resume", "auto")
+    assert code == 0
+    assert "goes on from out/checkpoints/step-00000002.safetensors after 2 steps" in stdout
+    other = (*short, "--dry-run", "--resume", "auto", "--set", "temperature=0.5")
+    code, _, stderr = cli(*other)
+    assert code == 2 and "temperature was 0.2, is 0.5" in stderr and "--allow-changes" in stderr
+    code, stdout, _ = cli(*other, "--allow-changes")
+    assert code == 0 and "with these changes from there on" in stdout
+    assert {p: p.stat().st_mtime_ns for p in Path("out").rglob("*")} == before
+
+
 def test_an_invalid_schedule_exits_2_with_its_place(cli: Cli) -> None:
     Path("test.fcs").write_text("epochs 0-10: dorp 0.5;")
     code, _, stderr = cli("run", "test.fcs")
@@ -188,6 +206,21 @@ def test_probe_takes_the_data_of_the_run(cli: Cli) -> None:
         code, stdout, _ = cli("probe", path, "--k", "20", "--json")
         assert code == 0
         assert json.loads(stdout)["n_val"] == 797
+
+
+def test_probe_takes_what_the_run_was_judged_on(cli: Cli, beton: Path) -> None:
+    shutil.copy("train.beton", "other.beton")
+    shutil.copy("train.beton.json", "other.beton.json")
+    code, _, _ = cli(
+        *("run", "test.fcs", "--out", "out", "--max-steps", "1", "--ui", "none"),
+        *("--set", "val=other.beton", "--set", "knn=1 epochs"),
+    )
+    assert code == 0
+    for more in ((), ("--val", "other.beton"), ("--data", "train.beton", "--val", "other.beton")):
+        code, stdout, stderr = cli("probe", "out/backbone.safetensors", *more, "--k", "1", "--json")
+        assert code == 0, stderr
+        answer = json.loads(stdout)
+        assert (answer["n_train"], answer["n_val"], answer["results"][0]["top1"]) == (797, 797, 1)
 
 
 def test_probe_refuses_a_cut_checkpoint(cli: Cli, beton: Path) -> None:

@@ -305,7 +305,7 @@ def test_gpus_and_price(cli: Cli) -> None:
     assert row["hours"] == pytest.approx(row["gpu_hours"] / 4)
     assert row["price"] == pytest.approx(row["gpu_hours"] * 2.5)
     _, out, _ = cli(*arguments)
-    assert "GPU time" in out and "time on 4" in out
+    assert "device time" in out and "time on 4" in out
     assert "price" in out
 
 

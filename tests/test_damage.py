@@ -72,7 +72,7 @@ def test_claims_of_any_size_cost_nothing(good: hostile.Good, tmp_path: Path) -> 
         check_whole(claims)
     for name in ("config.json", "profile.json", "a.beton.json"):
         (tmp_path / name).write_bytes(hostile.DEEP)
-    assert data_of_run(tmp_path / "backbone.safetensors") is None
+    assert data_of_run(tmp_path / "backbone.safetensors") == (None, None)
     with pytest.raises(ConfigError, match="not JSON"):
         read_profile(tmp_path / "profile.json")
     beton = tmp_path / "a.beton"

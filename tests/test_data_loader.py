@@ -352,7 +352,7 @@ next(context.__enter__())
 
 @pytest.mark.parametrize(
     "module, line",
-    [("ffcv", "pip install 'fastcl[train]'"), ("distutils", "pip install setuptools")],
+    [("ffcv", "pip install '.[train]'"), ("distutils", "pip install setuptools")],
 )
 def test_a_missing_library_is_named(module: str, line: str) -> None:
     script = f"""

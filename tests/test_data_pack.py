@@ -26,7 +26,7 @@ from fastcl_cli.data.encode import Settings
 from fastcl_cli.data.images import BadImageError, list_folder, load_rgb
 from fastcl_cli.data.pack import pack, part_path
 from fastcl_cli.data.sidecar import sidecar_path
-from fastcl_cli.data.source import open_split
+from fastcl_cli.data.source import need_there, open_split
 from fastcl_cli.data.writer import BetonWriter, page_size
 from fastcl_cli.errors import DataError, UsageError
 
@@ -573,6 +573,16 @@ def test_unknown_data(tmp_path: Path, said: list[str]) -> None:
     assert caught.value.help.startswith("name a beton, an image folder, or one of digits, ")
 
 
+def test_a_misspelt_path_is_met_with_the_one_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "photos.beton").touch()
+    with pytest.raises(DataError) as caught:
+        need_there(str(tmp_path / "phtos.beton"))
+    assert caught.value.help.startswith(f"did you mean {tmp_path / 'photos.beton'}? ")
+    with pytest.raises(DataError) as caught:
+        need_there(str(tmp_path / "nowhere" / "else"))
+    assert caught.value.help.startswith("name a beton")
+
+
 def test_digits(tmp_path: Path, said: list[str]) -> None:
     from sklearn.datasets import load_digits
 
@@ -608,7 +618,7 @@ def test_scikit_learn_missing(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
     with pytest.raises(MissingLibraryError) as caught:
         digits("train")
-    assert caught.value.help == "pip install 'fastcl[digits]'"
+    assert caught.value.help == "pip install '.[digits]' (in the folder of fastcl's source)"
 
 
 def test_two_processes_pack_at_once(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 import pytest
 import torch
 
+from fastcl_cli import extras
 from fastcl_cli.train import device
 from fastcl_cli.train.device import choose_device
 
@@ -32,6 +33,32 @@ def test_auto_is_bf16_where_that_is_faster(
     assert choose_device("auto").precision == expected
     assert choose_device("float32").precision == "float32"
     assert choose_device("bf16").precision == "bf16"
+
+
+@pytest.mark.parametrize(
+    ("variables", "threads"),
+    [
+        ({}, 4),
+        ({"OMP_NUM_THREADS": "1"}, 1),
+        ({"OMP_NUM_THREADS": "3"}, 3),
+        ({"OMP_NUM_THREADS": "99"}, 4),
+        ({"OMP_NUM_THREADS": "0"}, 4),
+        ({"OMP_NUM_THREADS": "4,2"}, 4),  # nested regions: a list
+        ({"OMP_NUM_THREADS": "1", "TORCHELASTIC_RUN_ID": "none"}, 4),
+    ],
+)
+def test_threads_are_the_cores_or_as_many_as_openmp_is_told(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], threads: int
+) -> None:
+    for name in ("OMP_NUM_THREADS", "TORCHELASTIC_RUN_ID"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(extras, "available_cores", lambda: 4)
+    monkeypatch.setattr(device, "available_cores", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("float32").threads == threads
+    assert extras.processor_name().endswith(f" ({threads} threads)")
 
 
 def test_the_gain_is_the_same_each_time_and_leaves_the_threads_alone() -> None:

@@ -53,7 +53,7 @@ def test_a_machine_that_cannot_train_says_why(cli: Cli, monkeypatch: pytest.Monk
     lines = out.splitlines()
     for name in ("timm", "FFCV"):
         (at,) = [i for i, line in enumerate(lines) if re.match(rf"problem +{name} ", line)]
-        assert "not installed" in lines[at] and "pip install 'fastcl[train]'" in lines[at + 1]
+        assert "not installed" in lines[at] and "pip install '.[train]'" in lines[at + 1]
 
 
 def test_without_torch_the_rest_is_still_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -221,6 +221,7 @@ def test_cores_and_the_limit_of_a_container(
     monkeypatch.setattr(cores, "CGROUPS", tmp_path)
     monkeypatch.setattr(cores, "OWN_CGROUP", tmp_path / "self")
     monkeypatch.setattr(cores, "available_cores", lambda: 16)
+    monkeypatch.setattr(cores, "_busy", lambda: 0.4)
     (group / "cpu.max").write_text("max 100000\n")
     assert cores.cgroup_limit() is None and cores.cores() == Finding("cores", "ok", "16")
     (tmp_path / "pod" / "cpu.max").write_text("250000 100000\n")
@@ -232,6 +233,41 @@ def test_cores_and_the_limit_of_a_container(
     (tmp_path / "cpu" / "cpu.cfs_period_us").write_text("100000\n")
     assert cores.cgroup_limit() == 1.0
     assert "about 1,200 images/s" in cores.loader(0).value
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        # user nice system idle iowait irq softirq steal (guest: in user already)
+        ((90, 0, 10, 100, 0, 0, 0, 0, 9), (90, 0, 10, 150, 0, 0, 0, 0, 9), "ok"),
+        ((90, 0, 10, 100, 0, 0, 0, 0, 9), (100, 5, 20, 110, 10, 1, 1, 3, 99), "busy"),
+    ],
+)
+def test_other_work_is_seen(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
+    before: tuple[int, ...], after: tuple[int, ...], said: str,
+) -> None:  # fmt: skip
+    stat = tmp_path / "stat"
+
+    def show(ticks: tuple[int, ...]) -> None:
+        row = " ".join(map(str, ticks))
+        stat.write_text(f"cpu 1 1 1 1 1 1 1 1\ncpu0 {row}\ncpu1 {row}\ncpu9 {row}\nintr 5\n")
+
+    show(before)
+    monkeypatch.setattr(cores, "STAT", stat)
+    monkeypatch.setattr(cores, "cgroup_limit", lambda: None)
+    monkeypatch.setattr(cores, "available_cores", lambda: 2)
+    monkeypatch.setattr(cores.os, "sched_getaffinity", lambda process: {0, 1})
+    monkeypatch.setattr(cores.time, "sleep", lambda seconds: show(after))
+    finding = cores.cores()
+    if said == "ok":
+        assert finding == Finding("cores", "ok", "2")
+    else:  # 30 of 50 ticks of each core: 1.2 cores
+        assert finding.value.startswith("2, and other work keeps 1 busy now")
+        assert (finding.status, finding.help) == ("warning", "taskset -c 0 fastcl run ...")
+    stat.unlink()
+    monkeypatch.setattr(cores.time, "sleep", lambda seconds: None)
+    assert cores.cores().status == "ok"
 
 
 def test_a_loader_that_would_hold_gpus_up(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -359,13 +360,19 @@ def test_a_profile_of_other_cores_is_named_but_not_used(
     assert isinstance(given, ProfileClock)
 
 
-def test_processor_hours_are_no_gpus(cache: Path) -> None:
+def test_processor_hours_are_no_gpus_nor_the_other_way_round(cache: Path) -> None:
     loaded, budget = compile_text(PHASES, "f.fcs"), parse_budget("5cpuh")
     with pytest.raises(UsageError, match="processor's time, and what is known are times of NVIDIA"):
         check_device(budget, A100)
     ours = clock(loaded, (1, 100, 200.0, 0.0), device="A Processor (2 threads)")
     check_device(budget, ours)
-    check_device(parse_budget("5gpuh"), ours)
+    check_device(parse_budget("5gpuh"), A100)
+    check_device(parse_budget("5gpuh"), replace(ours, profile=replace(ours.profile, device="GPU")))
+    with pytest.raises(UsageError, match=r"GPU's time, and what is known are times of A Proc") as e:
+        check_device(parse_budget("5gpuh"), ours)
+    assert "cpuh" in e.value.help
+    for known in (ours, A100):
+        check_device(parse_budget("5Munits"), known)
 
 
 def test_all_schedules_or_none_are_measured(cache: Path) -> None:

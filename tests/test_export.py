@@ -186,7 +186,7 @@ def test_a_missing_onnx_library_is_named(
     monkeypatch.setitem(sys.modules, "onnxscript", None)
     with pytest.raises(MissingLibraryError, match="onnxscript is not installed") as caught:
         export(files["moco"], tmp_path / "vit.onnx")
-    assert caught.value.help == "pip install 'fastcl[onnx]'"
+    assert caught.value.help == "pip install '.[onnx]' (in the folder of fastcl's source)"
     assert not list(tmp_path.iterdir())
 
 

@@ -19,6 +19,7 @@ from test_run import CLOCK
 
 from fastcl_cli.data.pack import pack
 from fastcl_cli.events import Event, Notice, RunFinished, RunStarted, StepLogged
+from fastcl_cli.extras import pip_install
 from fastcl_cli.loggers.attach import LoggerName, attached, make_loggers
 from fastcl_cli.loggers.logger import scalars
 from fastcl_cli.loggers.tensorboard import TensorBoard
@@ -165,7 +166,7 @@ def test_tensorboard_shows_one_series_of_a_run_stopped_twice(cli: Cli) -> None:
     assert not Path("out/tensorboard").exists()
 
 
-@pytest.mark.skipif(not HAS_WANDB, reason="W&B is not installed: pip install 'fastcl[wandb]'")
+@pytest.mark.skipif(not HAS_WANDB, reason="W&B is not installed: pip install '.[wandb]'")
 def test_wandb_has_one_series_of_a_run_stopped_twice(cli: Cli) -> None:
     assert play(["wandb"], 0, 4) == ["W&B: wandb sync out/wandb/offline-run-*"]
     play([], 4, 6)
@@ -219,7 +220,7 @@ def test_a_missing_library_is_named_before_anything(
     monkeypatch.setitem(sys.modules, name, None)
     code, error, help = cli.error("run", "test.fcs", "--out", "out", "--log", name)
     assert (code, error, help) == (
-        2, f"error: {name} is not installed", f"help: pip install 'fastcl[{name}]'",
+        2, f"error: {name} is not installed", f"help: {pip_install(name)}",
     )  # fmt: skip
     assert not Path("out").exists()
 

@@ -57,6 +57,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("run quickstart --resume y.safetensors", "y.safetensors: no such file"),
         ("run quickstart --out full", "--out full is not empty"),
         ("run quickstart --out full --gpus 2", "--out full is not empty"),
+        ("run quickstart --out full --dry-run", "--out full is not empty"),
         ("run quickstart --out x.safetensors/run", "cannot write to x.safetensors/run"),
         (f"run quickstart --data {LONG}", f"{LONG}: cannot be read: File name too long"),
         (f"run quickstart --out {LONG}", f"cannot write to {LONG}: File name too long"),
@@ -69,6 +70,15 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("probe x.safetensors --data labeled/", "labeled/: no such file or folder"),
         ("probe x.safetensors --train a.beton --val b.beton", "a.beton: no such file"),
         ("probe x.safetensors", "probe needs labelled data"),
+        ("probe x.safetensors --val a.beton", "probe needs labelled data"),
+        (
+            "probe x.safetensors --train a.beton",
+            "--train names what to fit on, and nothing what to",
+        ),
+        (
+            "probe x.safetensors --train a.beton --data digits",
+            "--data and --train both name what to fit on",
+        ),
         ("export y.safetensors --out z.safetensors", "y.safetensors: no such file"),
         ("export x.safetensors --out no/z", "no: no such folder"),
         ("export x.safetensors --out full", "full/thesis.tex was not written by an export"),

@@ -21,11 +21,12 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```\w*\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
 SCHEDULE = next(block for block in BLOCKS if block.startswith("method moco;"))
 PYTHON = next(block for block in BLOCKS if block.startswith("timm.create_model"))
+TRANSFORM = next(block for block in BLOCKS if "CenterCrop" in block)
 SLURM = next(block for block in BLOCKS if "#SBATCH" in block)
 LINES = [
     line
     for block in BLOCKS
-    if block not in (SCHEDULE, PYTHON, SLURM)
+    if block not in (SCHEDULE, PYTHON, TRANSFORM, SLURM)
     for line in re.findall(r"^(?!#).+?(?=  +#|$)", block.replace("\\\n", ""), re.MULTILINE)
 ]
 """What the other blocks tell a shell, without comments."""

@@ -16,11 +16,14 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from test_readme import COMMANDS, PYTHON
+from test_readme import COMMANDS, PYTHON, TRANSFORM
 from torchvision_layouts import MAKERS
 
 from fastcl_cli.checkpoint import save_backbone
 from fastcl_cli.cli.main import main
+from fastcl_cli.data.beton import open_beton
+from fastcl_cli.data.pack import pack
+from fastcl_cli.evaluate.images import Images, default_crop_ratio
 from fastcl_cli.methods.build import BackboneSpec, build_backbone
 from fastcl_cli.schedule import load
 
@@ -115,3 +118,23 @@ def test_the_python_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     save_backbone(Path("runs/first/backbone.safetensors"), encoder, spec, 0)
     model = eval(PYTHON, {"timm": timm})
     torch.testing.assert_close(model.state_dict(), encoder.vit.state_dict(), rtol=0, atol=0)
+
+
+def test_the_transform_makes_what_probe_sees(tmp_path: Path) -> None:
+    """Of a photograph-like image; a JPEG of the beton and the decoder's squash lie between."""
+    from torchvision import transforms
+
+    field = torch.rand(1, 3, 7, 9, generator=torch.Generator().manual_seed(0))
+    smooth = torch.nn.functional.interpolate(field, (300, 400), mode="bicubic").clamp(0, 1)
+    image = Image.fromarray((smooth[0].permute(1, 2, 0) * 255).byte().numpy())
+    folder = tmp_path / "photos" / "one"
+    folder.mkdir(parents=True)
+    image.save(folder / "image.png")
+    (report,) = pack(tmp_path / "photos", tmp_path / "photos.beton")
+    named = {"transforms": transforms, "InterpolationMode": transforms.InterpolationMode}
+    exec(TRANSFORM, {**named, "image": image}, named)
+    expected = named["views"](image)  # type: ignore[operator]
+    images = Images(open_beton(report.path), 224, default_crop_ratio(224), torch.device("cpu"), 1)
+    ((view, _),) = images.centre()
+    difference = (view[0] - expected).abs()
+    assert difference.mean() < 0.03 and difference.max() < 0.2 < expected.std()

@@ -10,6 +10,7 @@ import pytest
 from rich.console import Console
 
 from fastcl_cli.events import CheckpointSaved, Notice, Packing, RunFinished, RunStarted, StepLogged
+from fastcl_cli.gradient_error.estimators import GradientError
 from fastcl_cli.schedule import compile_text
 from fastcl_cli.ui import run_plain
 from fastcl_cli.ui.plan_strip import strip
@@ -124,11 +125,38 @@ def test_plain_always_tells_an_accuracy(capsys: pytest.CaptureFixture[str]) -> N
     assert [line.split("k-NN ")[1].split()[0] for line in lines[1:]] == ["10.0%", "20.0%", "30.0%"]
 
 
+def test_a_gradient_error_is_said_once_with_its_interval(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(run_plain, "SECONDS_BETWEEN_LINES", 0.0)
+    few = GradientError((0.5,), (8.0,), (2.0,), 32, 2).record(0.25, 64)
+    # Means of -1 and 3, intervals of 1 +- 12.7062 * 2: t of one degree of freedom.
+    more = GradientError((-1.0, 3.0), (8.0, 8.0), (2.0, 2.0), 32, 2).record(0.25, 64)
+    plain = run_plain.Plain()
+    plain(started())
+    for step, error in enumerate((few, few, more, more), 1):
+        plain(logged(step, grad_error=error))
+    said = [s.strip() for s in capsys.readouterr().out.splitlines() if "gradient error" in s]
+    assert said == [
+        "gradient error: bias² 0.25, variance 4, CA-MSE 0.75 of ‖g‖² (1 group)",
+        "gradient error: bias² 0.5±1e+01, variance 4±0, CA-MSE 1±1e+01 of ‖g‖² (2 groups)",
+    ]
+
+
 def test_strip_gives_each_segment_its_share_of_steps() -> None:
     text = strip(PLAN, 50, 0)
     assert len(text.plain) == 50
     assert "25 tok" in text.plain[:30] and "196 tok" in text.plain[30:]
     assert strip(PLAN, 50, PLAN.steps).plain[-1] == "▼"
+
+
+def test_the_mark_cuts_no_label() -> None:
+    """Wherever a run stands, each label is whole, or left out where there is no room beside it."""
+    for step in range(PLAN.steps + 1):
+        text = strip(PLAN, 50, step).plain
+        assert len(text) == 50 and text.count("▼") == 1
+        assert " 25 tok " in text and " 196 tok " in text, text
+        assert "tok" not in strip(PLAN, 9, step).plain
 
 
 def test_auto_phases_are_marked_on_the_strip_and_in_the_opening() -> None:

@@ -49,7 +49,10 @@ def probe(
         typer.Option("--data", help="Folder or name of a set. [default: the run's own data]"),
     ] = None,
     train: Annotated[Path | None, typer.Option("--train", help="Labelled beton to fit on.")] = None,
-    val: Annotated[Path | None, typer.Option("--val", help="Labelled beton to judge on.")] = None,
+    val: Annotated[
+        Path | None,
+        typer.Option("--val", help="Labelled images to judge on; beside --train a beton."),
+    ] = None,
     task: Annotated[
         list[Task] | None, typer.Option("--task", help="What to do; repeatable. [default: knn]")
     ] = None,

@@ -9,6 +9,7 @@ from PIL import Image
 
 from fastcl_cli.data.images import Arrays
 from fastcl_cli.errors import MissingLibraryError
+from fastcl_cli.extras import pip_install
 
 BUILTIN = ("digits",)
 _DIGITS_TRAIN = 1000
@@ -27,7 +28,7 @@ def digits(split: Literal["train", "val"]) -> Arrays:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise MissingLibraryError(
-            "the built-in data set 'digits' needs scikit-learn", "pip install 'fastcl[digits]'"
+            "the built-in data set 'digits' needs scikit-learn", pip_install("digits")
         ) from error
     content = load_digits()
     rows = slice(None, _DIGITS_TRAIN) if split == "train" else slice(_DIGITS_TRAIN, None)

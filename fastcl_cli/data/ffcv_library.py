@@ -10,8 +10,9 @@ from contextlib import contextmanager
 from types import ModuleType
 
 from fastcl_cli.errors import MissingLibraryError
+from fastcl_cli.extras import pip_install
 
-_PIP = "pip install 'fastcl[train]'"
+_PIP = pip_install("train")
 _DEBIAN = "g++ pkg-config libopencv-dev libturbojpeg0-dev"
 
 

@@ -60,14 +60,25 @@ def _splits_in(root: Path) -> tuple[Split, ...]:
 
 
 def unknown(data: str) -> DataError:
-    """The error for what is neither a path nor a name, with the nearest name."""
+    """The error for what is neither a path nor a name, with the nearest name or path."""
     names = {name.lower(): name for name in (*BUILTIN, *SETS)}
-    near = difflib.get_close_matches(data.lower(), names, n=1)
-    guess = f"did you mean {names[near[0]]}? " if near else ""
+    near = [names[name] for name in difflib.get_close_matches(data.lower(), names, n=1)]
+    near = near or _near_paths(Path(data))
+    guess = f"did you mean {near[0]}? " if near else ""
     return DataError(
         f"{data}: no such file or folder, and no data set of that name",
         f"{guess}name a beton, an image folder, or one of {', '.join(names.values())}",
     )
+
+
+def _near_paths(path: Path) -> list[str]:
+    """The path beside a misspelt one whose name is most like it, or nothing."""
+    try:
+        beside = [entry.name for entry in path.parent.iterdir()]
+    except OSError:
+        return []
+    found = difflib.get_close_matches(path.name, beside, n=1)
+    return [str(path.with_name(name)) for name in found]
 
 
 def named_part(

@@ -26,6 +26,7 @@ from fastcl_cli.data.cifar import read_cifar
 from fastcl_cli.data.images import Arrays, Folder, ImageSet
 from fastcl_cli.data.torchvision_table import SETS, Arguments
 from fastcl_cli.errors import DataError, MissingLibraryError
+from fastcl_cli.extras import pip_install
 
 _PATIENCE_S = 30.0
 """Seconds without an answer after which a download has failed."""
@@ -90,7 +91,7 @@ def _library(name: str) -> Any:
     except (ImportError, RuntimeError) as error:  # the latter: made for another torch
         raise MissingLibraryError(
             f"{name} needs torchvision, which cannot be imported: {_reason(error)}",
-            "pip install 'fastcl[train]'",
+            pip_install("train"),
         ) from error
     return datasets
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import time
 from pathlib import Path
 
 from fastcl_cli.cost import forward_flops
@@ -13,6 +15,8 @@ from fastcl_cli.schedule import load
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
+STAT = Path("/proc/stat")
+_LOOK_S = 0.5
 IMAGES_PER_CORE = 1200
 """Images a second that one core decodes from a beton as `fastcl pack` writes it (384 pixels,
 quality 90) to the 256 pixels that training at 224 reads; half to twice that, by processor."""
@@ -22,16 +26,20 @@ YARDSTICK = "moco_opt"
 def cores() -> Finding:
     """Cores that this process may run on, and how much of their time it may use."""
     allowed, limit = available_cores(), cgroup_limit()
-    if limit is None or limit >= allowed:
-        return Finding("cores", "ok", f"{allowed}")
-    used = max(1, math.floor(limit))
-    return Finding(
-        "cores",
-        "warning",
-        f"{allowed}, but the container may use the time of {limit:g}: as many threads as cores "
-        "would be held up",
-        f"taskset -c 0-{used - 1} fastcl run ..." if used > 1 else "taskset -c 0 fastcl run ...",
-    )
+    if limit is not None and limit < allowed:
+        used = max(1, math.floor(limit))
+        why = (
+            f"but the container may use the time of {limit:g}: as many threads as cores would be "
+            "held up"
+        )
+    else:
+        busy = round(_busy())
+        if busy == 0:
+            return Finding("cores", "ok", f"{allowed}")
+        used = max(1, allowed - busy)
+        why = f"and other work keeps {busy} busy now: on a CPU a step waits for its slowest core"
+    help = f"taskset -c 0-{used - 1} fastcl run ..." if used > 1 else "taskset -c 0 fastcl run ..."
+    return Finding("cores", "warning", f"{allowed}, {why}", help)
 
 
 def loader(gpus: int) -> Finding:
@@ -65,6 +73,30 @@ def _need() -> tuple[float, str]:
         for segment in loaded.plan.segments
     )
     return device.peak * 1e12 * device.utilisation / least, device.name
+
+
+def _busy() -> float:
+    """Cores' worth of work that other processes do, over half a second; 0 where Linux's
+    /proc/stat does not tell."""
+    began = _idle_ticks()
+    time.sleep(_LOOK_S)
+    ended = _idle_ticks()
+    if began is None or ended is None:
+        return 0.0
+    passed = sum(ended) - sum(began)
+    return available_cores() * (ended[1] - began[1]) / passed if passed > 0 else 0.0
+
+
+def _idle_ticks() -> tuple[int, int] | None:
+    """Ticks that the cores of this process have been idle, and not."""
+    try:
+        lines = STAT.read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    own = {f"cpu{core}" for core in os.sched_getaffinity(0)}
+    rows = [list(map(int, ticks[:8])) for name, *ticks in map(str.split, lines) if name in own]
+    idle = sum(row[3] + row[4] for row in rows)  # idle, and waiting for a disk
+    return idle, sum(map(sum, rows)) - idle
 
 
 def cgroup_limit() -> float | None:

@@ -11,7 +11,7 @@ from fastcl_cli.config import RunConfig
 from fastcl_cli.cost import units_per_image
 from fastcl_cli.errors import BudgetError, UsageError
 from fastcl_cli.estimate.clocks import Clock, Source
-from fastcl_cli.estimate.devices import known_device
+from fastcl_cli.extras import is_processor
 from fastcl_cli.plan import Segment, View, default_log_interval, default_save_interval
 from fastcl_cli.schedule import ast
 from fastcl_cli.schedule.format import format_schedule
@@ -180,16 +180,21 @@ def _seconds_once(loaded: Loaded, clock: Clock, gpus: int) -> float:
 
 
 def check_device(budget: Budget, clock: Clock) -> None:
-    """Refuse a budget of processor hours where times are a GPU's.
+    """Refuse a budget of processor hours where times are a GPU's, and the other way round.
 
     Raises:
         UsageError: they are.
     """
-    if budget.of_processor and known_device(clock.device) is not None:
+    known = f"what is known are times of {clock.device}"
+    if budget.of_processor and not is_processor(clock.device):
         raise UsageError(
-            f"--budget '{budget.text}' is a processor's time, and what is known are times of "
-            f"{clock.device}",
+            f"--budget '{budget.text}' is a processor's time, and {known}",
             "`fastcl bench FILE` measures this machine; gpuh, gpud and gpumin are a GPU's time",
+        )
+    if budget.kind == "gpu_hours" and not budget.of_processor and is_processor(clock.device):
+        raise UsageError(
+            f"--budget '{budget.text}' is a GPU's time, and {known}",
+            "write cpuh, cpud or cpumin; `--gpu h100` counts for a GPU instead",
         )
 
 

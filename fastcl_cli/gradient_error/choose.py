@@ -35,9 +35,10 @@ def cheapest_good(ca_mse: Mapping[int, Sequence[float]], names: Sequence[str]) -
     """
     best = _least(ca_mse)
     rung = next(rung for rung in sorted(ca_mse) if _is_good(ca_mse[rung], ca_mse[best]))
-    value = Mean.of(ca_mse[best]).value
+    value, error = Mean.of(ca_mse[best]).value, Mean.of(ca_mse[best]).error
     if rung == best:
-        return Choice(rung, f"the least CA-MSE, {value:.3g}")
+        # Unbiased, so noise may take it below 0: then the error says as much.
+        return Choice(rung, f"the least CA-MSE, {value:.3g} (standard error {error:.2g})")
     excess = difference(ca_mse[rung], ca_mse[best])
     why = (
         f"CA-MSE exceeds the least ({names[best]}, {value:.3g}) by "

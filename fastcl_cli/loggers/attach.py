@@ -8,7 +8,7 @@ from typing import Literal
 
 from fastcl_cli.errors import MissingLibraryError
 from fastcl_cli.events import Emit, Event, Notice, RunFinished, RunStarted, StepLogged
-from fastcl_cli.extras import need_extra
+from fastcl_cli.extras import need_extra, pip_install
 from fastcl_cli.loggers.logger import Logger
 
 LoggerName = Literal["tensorboard", "wandb"]
@@ -47,7 +47,7 @@ def _make(name: LoggerName) -> Logger:
         return WandB()
     except ImportError as error:
         raise MissingLibraryError(
-            f"{name} cannot be loaded: {error}", f"pip install --force-reinstall 'fastcl[{name}]'"
+            f"{name} cannot be loaded: {error}", pip_install(name, "--force-reinstall")
         ) from error
 
 

@@ -16,7 +16,7 @@ from fastcl_cli.cost import units_per_image
 from fastcl_cli.errors import BudgetError, CheckpointError, StoppedError
 from fastcl_cli.estimate.clocks import Clock, choose_clocks
 from fastcl_cli.estimate.estimate import check_device
-from fastcl_cli.events import Emit
+from fastcl_cli.events import Emit, Notice
 from fastcl_cli.files import write_text
 from fastcl_cli.plan import Plan
 from fastcl_cli.processes import distributed
@@ -138,6 +138,13 @@ def open_search(request: SearchRequest, emit: Emit) -> Session:
         check_device(request.budget, clock)
         length = _affordable(request, loaded, batch, request.budget, clock)
         loaded = trial(request.base, request.grid, length)
+        emit(
+            Notice(
+                f"--budget {request.budget.text}: {float(length):g} of "
+                f"{float(length_of(request.base)):g} epochs, which it pays for even if no stage "
+                "compresses; what compression saves is left over"
+            )
+        )
 
     def policy(plan: Plan) -> Stages:
         starts = stage_starts(plan, request.stages)
@@ -239,6 +246,7 @@ def _head(record: Mapping[str, Any]) -> list[str]:
         f"# from {record['groups']} groups of {record['pairs']} pairs of batches of "
         f"{record['probe_batch']} images in the {record['metric']} metric:",
         f"# {record['rule']}.",
+        "# Estimates are unbiased: where noise outweighs an error, it may stand below 0.",
         f"# Cost of the run: {record['mean_cost']:.3f} of no compression "
         f"({record['speedup']:.2f}x). The search took {cost['training_units'] / 1e6:.3g} million",
         f"# units for training and {cost['measuring_units'] / 1e6:.3g} for measuring, "

@@ -52,6 +52,7 @@ from fastcl_cli.train.optim import build_optimizer
 from fastcl_cli.train.schedules import Schedules
 from fastcl_cli.train.step import Trainer
 from fastcl_cli.train.synthetic import SyntheticImages, SyntheticLoader
+from fastcl_cli.units import time_words
 
 Progress = Callable[[int, int], None]
 
@@ -151,7 +152,8 @@ class Bench:
         """Measure everything.
 
         Args:
-            announce: called with a line for each setting that does not fit into memory.
+            announce: called with a line for each setting that does not fit into memory, and with
+                how long the rounds will take once that is known.
             progress: called with timings done and their total.
 
         Raises:
@@ -166,6 +168,7 @@ class Bench:
         rates: list[float] = []
         saves: list[float] = []
         for round_ in range(rounds):
+            since = time.perf_counter()
             turn = round_ % len(steps)
             order = [*steps][turn:] + [*steps][:turn]
             for place, index in enumerate(order, 1):
@@ -174,6 +177,10 @@ class Bench:
             if isinstance(self.loader, DecodedLoader):
                 rates.append(self._loader_rate(self.loader))
             saves.append(self._save_seconds())
+            if round_ == 0 and rounds > 1:
+                taken = time.perf_counter() - since
+                rest = time_words(taken * (rounds - 1))
+                announce(f"a round takes {time_words(taken)}: about {rest} more")
         fixed = Fixed(start_s, _stream_seconds(timings), statistics.median(saves))
         return self._profile(timings, rates, fixed)
 

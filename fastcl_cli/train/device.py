@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 
 from fastcl_cli.errors import ConfigError
-from fastcl_cli.extras import available_cores, cpuinfo, processor_name
+from fastcl_cli.extras import available_cores, computing_threads, cpuinfo, processor_name
 from fastcl_cli.heap import keep_freed_memory
 from fastcl_cli.processes import distributed
 
@@ -93,7 +93,8 @@ def choose_device(precision: Literal["auto", "float32", "bf16"]) -> Device:
         native = precision == "auto" and _cpu_gains_by_bf16()
     if precision == "auto":
         precision = "bf16" if native else "float32"
-    return Device(device, precision, max(1, available_cores() // distributed.local_size()))
+    threads = computing_threads() if device.type == "cpu" else available_cores()
+    return Device(device, precision, max(1, threads // distributed.local_size()))
 
 
 def _cpu_gains_by_bf16() -> bool:

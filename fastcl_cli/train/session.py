@@ -59,7 +59,7 @@ from fastcl_cli.run_files import library_versions, unwritable
 from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.schedule.taken import taken_schedule
 from fastcl_cli.train.auto import words
-from fastcl_cli.train.changes import compare, phase_lines, place
+from fastcl_cli.train.changes import Changes, compare, phase_lines, place
 from fastcl_cli.train.compiling import compile_method
 from fastcl_cli.train.device import Device, choose_device
 from fastcl_cli.train.estimates import Estimates
@@ -304,15 +304,37 @@ class Session:
         assert self.config.decode is not None
         return DecodedLoader(self.data, self.config.decode, self.device.loader_threads)
 
-    def _open_folder(self) -> int:
-        """Make or resume the folder; returns the number of updates done before."""
-        request, folder = self._request, self.folder
+    def step_to_begin_at(self) -> int:
+        """The number of updates that `train` would find done, without writing or loading anything.
+
+        Raises:
+            UsageError, CheckpointError: as `train`, of the checkpoint to go on from.
+        """
+        checkpoint = self._to_resume()
+        if checkpoint is None:
+            return 0
+        header, changes = self._accepted(checkpoint)
+        self._announce(f"goes on from {checkpoint} after {header.step:,} steps")
+        self._announce_changes(changes)
+        return header.step
+
+    def _to_resume(self) -> Path | None:
+        """The checkpoint to go on from, or None for a new run."""
+        request = self._request
         checkpoint = None
         if request.resume == "auto":
             checkpoint = self._newest()
         elif request.resume != "never":
             checkpoint = Path(request.resume)
         distributed.need_equal(str(checkpoint), "the checkpoint to go on from")
+        if checkpoint is not None and request.init_from is not None:
+            raise UsageError("--init-from starts a new run and cannot go with a resumed one")
+        return checkpoint
+
+    def _open_folder(self) -> int:
+        """Make or resume the folder; returns the number of updates done before."""
+        request, folder = self._request, self.folder
+        checkpoint = self._to_resume()
         if checkpoint is None:
             if request.init_from is not None:
                 copy_backbone(request.init_from, self.method)
@@ -324,8 +346,6 @@ class Session:
                     self._announce(f"no checkpoint in {folder.path}: starting from the beginning")
             distributed.wait()
             return 0
-        if request.init_from is not None:
-            raise UsageError("--init-from starts a new run and cannot go with a resumed one")
         return self._resume(checkpoint)
 
     def _newest(self) -> Path | None:
@@ -334,12 +354,21 @@ class Session:
         step = distributed.greatest(-1 if found is None else self.folder.step_of(found))
         return None if step < 0 else self.folder.checkpoint(step)
 
-    def _resume(self, checkpoint: Path) -> int:
+    def _accepted(self, checkpoint: Path) -> tuple[RunHeader, Changes]:
+        """The header of a checkpoint that the run may go on from, and what is different since."""
         header = read_run_header(checkpoint)
         changes = compare(header, self._header(0), self.plan)
         refusal = changes.refusal(checkpoint, self._request.allow_changes)
         if changes and refusal is not None:
             raise refusal
+        return header, changes
+
+    def _announce_changes(self, changes: Changes) -> None:
+        if changes:
+            self._emit(Notice(f"with these changes from there on:\n{changes.details()}"))
+
+    def _resume(self, checkpoint: Path) -> int:
+        header, changes = self._accepted(checkpoint)
         load_run(checkpoint, self.method, self.optimizer)
         try:
             # Sums and estimates of other settings would be mixed with those to come.
@@ -358,8 +387,7 @@ class Session:
         if self._leads:
             self._tidy(header, described=not changes)
         self._emit(Notice(f"resumed from {checkpoint} after {header.step} steps"))
-        if changes:
-            self._emit(Notice(f"with these changes from there on:\n{changes.details()}"))
+        self._announce_changes(changes)
         return header.step
 
     def _tidy(self, header: RunHeader, *, described: bool) -> None:

@@ -25,7 +25,7 @@ def print_estimates(
     """One row for each schedule, and what the figures rest on."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False, show_edge=False)
     table.add_column("schedule", no_wrap=True)
-    time = "time" if gpus == 1 else "GPU time"
+    time = "time" if gpus == 1 else "device time"
     for name in ("epochs", time, "without compression", "speed-up", "units"):
         table.add_column(name, justify="right")
     if gpus > 1:

@@ -26,16 +26,17 @@ def strip(plan: Plan, width: int, step: int | None = None) -> Text:
         step: where a run stands: there is a mark, and segments say what the online encoder sees
             where there is room.
     """
-    cells = []
-    for column in range(width):
-        segment = plan.at(column * plan.steps // width)
-        cells.append(shade(segment))
-        if step is not None:
-            first = -(-segment.first_step * width // plan.steps)
-            room = -(-segment.end_step * width // plan.steps) - first
-            label = f" {short(segment)} "
-            if len(label) <= room and column - first < len(label):
-                cells[-1] = label[column - first], "bold"
+    segments = [plan.at(column * plan.steps // width) for column in range(width)]
+    cells = [shade(segment) for segment in segments]
     if step is not None:
-        cells[min(width - 1, step * width // plan.steps)] = "▼", "bold reverse"
+        mark = min(width - 1, step * width // plan.steps)
+        for segment in {id(segment): segment for segment in segments}.values():
+            first = -(-segment.first_step * width // plan.steps)
+            end = -(-segment.end_step * width // plan.steps)
+            label = f" {short(segment)} "
+            if first <= mark < first + len(label):
+                first = mark + 1  # the mark must not cut it
+            if first + len(label) <= end:
+                cells[first : first + len(label)] = [(letter, "bold") for letter in label]
+        cells[mark] = "▼", "bold reverse"
     return Text.assemble(*cells)

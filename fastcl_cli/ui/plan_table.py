@@ -11,6 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastcl_cli.config import RunConfig
+from fastcl_cli.files import is_pattern
 from fastcl_cli.plan import Compression, Plan, Segment, Tokens
 from fastcl_cli.ui.plan_strip import shade, strip
 from fastcl_cli.units import plain_number, short_number
@@ -29,6 +30,8 @@ def print_plan(console: Console, name: str, plan: Plan, config: RunConfig) -> No
     if plan.is_auto:
         note = "auto (~): decided while it runs; counted here at the cheapest choice"
         console.print(Text(f"  {note}", "dim"))
+    if config.val is not None and config.knn is not None and _is_missing(config.val):
+        console.print(Text(f"  val: no {config.val} here", "dim"), soft_wrap=True)
     cost = f"mean sample cost {plan.mean_cost:.3f}: {plan.speedup:.2f}x fewer operations than full"
     console.print(Text(f"  {cost}", "bold"), soft_wrap=True)
 
@@ -50,8 +53,13 @@ def _summary(plan: Plan, config: RunConfig) -> str:
 def _why_assumed(data: str | None) -> str:
     if data is None:
         return ""
-    missing = bool(Path(data).suffix) and not Path(data).exists()
-    return f"; no {data} here" if missing else f"; {data} is counted when it is read"
+    return f"; no {data} here" if _is_missing(data) else f"; {data} is counted when it is read"
+
+
+def _is_missing(data: str) -> bool:
+    """Whether there is no such file or folder; the name of a set may be one of a download."""
+    is_path = bool(Path(data).suffix) or "/" in data
+    return is_path and not is_pattern(data) and not Path(data).exists()
 
 
 def _table(plan: Plan) -> Table:

@@ -35,10 +35,12 @@ def run(
     need_train()
     from fastcl_cli.evaluate.sets import data_of_run, open_probe_data
 
-    if data is None and train is None and val is None:
-        data = data_of_run(checkpoint)
+    judged = None if val is None else str(val)
+    if data is None and train is None:
+        data, own = data_of_run(checkpoint)
+        judged = judged or own
     with progress_bar("packing") as progress:
-        training, validation = open_probe_data(data, train, val, stderr().print, progress)
+        training, validation = open_probe_data(data, train, judged, stderr().print, progress)
     from fastcl_cli.evaluate.probe import probe  # torch, which takes seconds to load
 
     with stage_bar() as stages:

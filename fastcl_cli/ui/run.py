@@ -62,7 +62,7 @@ def run(
         if place() is None:  # else the others would wait for a process that ends here
             from fastcl_cli.train.paths import need_paths
 
-            fresh = resume == "never" and not (overwrite or dry_run)
+            fresh = resume == "never" and not overwrite
             need_paths(loaded.config, folder, resume=resume, init_from=init_from, fresh=fresh)
         return loaded, folder
 
@@ -104,5 +104,5 @@ def run(
                 session.train()
             elif leads:
                 print_plan(stdout(), loaded.name, session.plan, session.config)
-                emit(session.started(0))
+                emit(session.started(session.step_to_begin_at()))
     return 0

@@ -38,6 +38,7 @@ class Plain:
         self._forecast: Forecast | None = None
         self._stop_step = 0
         self._compression = ""
+        self._error: str | None = None
         self._tenth = 0
 
     def __call__(self, event: Event) -> None:
@@ -93,6 +94,7 @@ class Plain:
             + (f"  {duration(left)} left" if left is not None else "")
         )
         error = gradient_error(m)
-        if error is not None:
+        if error is not None and error != self._error:
             lines.append(f"   gradient error: {error}")
+        self._error = error
         return lines

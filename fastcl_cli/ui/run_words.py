@@ -75,19 +75,24 @@ def decided(event: Decided) -> str:
 
 
 def gradient_error(metrics: Mapping[str, Any]) -> str | None:
-    """The running estimate of a metrics line, over the squared length of the mean gradient."""
+    """The running estimate of a metrics line, over the squared length of the mean gradient, with
+    half its 95 % interval from the second group on: estimates are unbiased, so a small one may lie
+    below 0, and then the interval says that it is noise."""
     error = metrics.get("grad_error")
     if error is None:
         return None
-    relative = error["relative"]
-    names = {"bias2": "bias²", "variance": "variance", "ca_mse": "CA-MSE"}
-    if relative["bias2"] is None:
-        figures = ", ".join(f"{word} {error[name]:.2g}" for name, word in names.items())
-    else:
-        figures = ", ".join(f"{word} {relative[name]:.2g}" for name, word in names.items())
-        figures += " of ‖g‖²"
+    known = error["relative"]["bias2"] is not None
+    unit = error["signal"] if known else 1.0
+    figures = []
+    for name, word in {"bias2": "bias²", "variance": "variance", "ca_mse": "CA-MSE"}.items():
+        interval = error["interval"][name]
+        half = "" if interval is None else f"±{(interval[1] - interval[0]) / 2 / unit:.1g}"
+        figures.append(f"{word} {error[name] / unit:.2g}{half}")
     groups = error["groups"]
-    return f"{figures} ({groups} group{'' if groups == 1 else 's'})"
+    return (
+        f"{', '.join(figures)}{' of ‖g‖²' if known else ''} "
+        f"({groups} group{'' if groups == 1 else 's'})"
+    )
 
 
 def usage(metrics: Mapping[str, Any]) -> str | None:
