@@ -230,7 +230,7 @@ def run_files(folder: Path, good: Good, count: int, seed: int) -> Tally:
     bad.path.mkdir()
 
     def truncates() -> bool:
-        bad.truncate(10)
+        bad.rewind(10)
         kept = bad.metrics.read_text().splitlines()
         return all(json.loads(line)["step"] <= 10 for line in kept)
 

@@ -48,7 +48,7 @@ def play(names: Sequence[LoggerName], first: int, last: int) -> list[str]:
         folder.path.mkdir(exist_ok=True)
         folder.create()
         folder.write_description("", {"seed": 0}, PLAN.to_json())
-    folder.truncate(first)
+    folder.rewind(first)
     said: list[str] = []
 
     def screen(event: Event) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from fastcl_cli.cost import units_per_image
 from fastcl_cli.errors import BudgetError, CheckpointError, RequeueError, UsageError
-from fastcl_cli.events import Decided, Event, Measuring
+from fastcl_cli.events import Decided, Event, Measuring, Notice
 from fastcl_cli.schedule import Loaded, Request, compile_text, load
 from fastcl_cli.schedule.resolve import full_views, ladder
 from fastcl_cli.search.off_policy import measure_checkpoints
@@ -202,8 +202,11 @@ def test_a_budget_shortens_the_search(tmp_path: Path) -> None:
     # One epoch without compression, and the measuring.
     amount = Fraction(round((1000 + measuring) * unit))
     budget = Budget("test", "units", amount)
-    session = open_search(request(tmp_path / "a.fcs", budget=budget), lambda event: None)
+    events: list[Event] = []
+    session = open_search(request(tmp_path / "a.fcs", budget=budget), events.append)
     assert session.plan.epochs == pytest.approx(1.0, abs=2e-3)
+    said = next(event.text for event in events if isinstance(event, Notice))
+    assert f"{session.plan.epochs:g} of 4 epochs, which it pays for even if no stage" in said
     with pytest.raises(BudgetError, match="measuring 2 times takes"):
         open_search(
             request(tmp_path / "a.fcs", budget=Budget("test", "units", Fraction(1000))),

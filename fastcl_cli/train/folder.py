@@ -131,11 +131,22 @@ class RunFolder(RunFiles):
         now = datetime.now(timezone.utc).isoformat(timespec="seconds")
         _append(self.events, {"event": kind, "time": now, **fields})
 
-    def truncate(self, step: int) -> None:
-        """Drop what a run that goes on after ``step`` updates writes again: the metrics lines after
-        them, and the decisions that were made with these weights or later ones."""
-        _truncate(self.metrics, step)
-        _truncate(self.decisions, step - 1)
+    def rewind(self, step: int) -> None:
+        """Drop what a run that goes on after ``step`` updates writes again: later checkpoints, the
+        metrics lines after them, and the decisions made with these weights or later ones.
+
+        Raises:
+            UsageError: the folder cannot be written.
+        """
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            for newer in self.saved():
+                if newer > self.checkpoint(step):
+                    newer.unlink()
+            _truncate(self.metrics, step)
+            _truncate(self.decisions, step - 1)
+        except OSError as error:
+            raise unwritable(self.path, error) from error
 
     def sync_metrics(self) -> None:
         """Force the metrics to the disk: a checkpoint must not be there before their lines are."""

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +18,6 @@ from fastcl_cli.checkpoint import (
     RunHeader,
     copy_backbone,
     load_run,
-    read_run_header,
     save_backbone,
     save_run,
     timm_line,
@@ -34,9 +32,6 @@ from fastcl_cli.errors import (
     InterruptError,
     NumericalError,
     RequeueError,
-    RunFailedError,
-    StoppedError,
-    UsageError,
 )
 from fastcl_cli.events import (
     CheckpointSaved,
@@ -55,11 +50,11 @@ from fastcl_cli.methods.base import Method
 from fastcl_cli.methods.build import BackboneSpec, build_method
 from fastcl_cli.plan import Plan, default_log_interval, default_save_interval
 from fastcl_cli.processes import distributed
-from fastcl_cli.run_files import library_versions, unwritable
+from fastcl_cli.run_files import library_versions
 from fastcl_cli.schedule.resolve import full_views
 from fastcl_cli.schedule.taken import taken_schedule
 from fastcl_cli.train.auto import words
-from fastcl_cli.train.changes import Changes, compare, phase_lines, place
+from fastcl_cli.train.changes import Changes, phase_lines, place
 from fastcl_cli.train.compiling import compile_method
 from fastcl_cli.train.device import Device, choose_device
 from fastcl_cli.train.estimates import Estimates
@@ -70,7 +65,9 @@ from fastcl_cli.train.judge import open_judge
 from fastcl_cli.train.loop import Meter, Stop, check_batches, run_steps
 from fastcl_cli.train.optim import build_optimizer
 from fastcl_cli.train.paths import data_of
+from fastcl_cli.train.record import Record, writing
 from fastcl_cli.train.request import RunRequest
+from fastcl_cli.train.resume import accepted, to_resume
 from fastcl_cli.train.schedules import Schedules
 from fastcl_cli.train.sharding import place_method
 from fastcl_cli.train.step import Trainer
@@ -121,6 +118,7 @@ class Session:
         self.spec = BackboneSpec.of(self.config, request.seed)
         self.optimizer: AdamW = build_optimizer(self.method, self.config.betas)
         self.folder = RunFolder(request.out)
+        self._record = Record(self.folder, self._leads)
         self._planned = self.plan
         self._meter = Meter(self.plan, {})
         self._usage = Usage(self.config, self.device)
@@ -181,7 +179,7 @@ class Session:
         held = self.folder.held(empty=fresh, announce=self._announce)
         with stop.listening(), held if self._leads else nullcontext():
             done = self._open_folder()
-            with self._recorded(done):
+            with self._life(done):
                 self._emit(self.started(done))
                 began = time.monotonic()
                 self.device.begin()
@@ -191,18 +189,17 @@ class Session:
                     raise refused_update(error, self.folder) from error
                 self._finish(done, stop, time.monotonic() - began)
 
-    @contextmanager
-    def _recorded(self, step: int) -> Iterator[None]:
-        """Note in ``events.jsonl`` what goes on after ``step`` updates, and how it ends."""
-        began = time.monotonic()
-        self._note(
-            "started",
-            arguments=list(self._request.arguments),
-            title=Path(self._request.schedule.name).stem,
+    def _life(self, step: int) -> AbstractContextManager[None]:
+        """Goes into ``events.jsonl``: what goes on after ``step`` updates, and how it ends."""
+        request = self._request
+        return self._record.of_life(
+            lambda: self._saved,
+            arguments=list(request.arguments),
+            title=Path(request.schedule.name).stem,
             step=step,
             stop_step=self.stop_step,
-            init_from=None if self._request.init_from is None else str(self._request.init_from),
-            log_every=self._request.log_every,
+            init_from=None if request.init_from is None else str(request.init_from),
+            log_every=request.log_every,
             device=self.device.name,
             precision=self.device.precision,
             processes=distributed.size(),
@@ -210,25 +207,6 @@ class Session:
             images=self.data.images,
             versions=library_versions(),
         )
-        outcome, why = "failed", "ended without a word"
-        try:
-            yield
-            outcome, why = "done", ""
-        except StoppedError as error:
-            outcome, why = "stopped", error.message
-            raise
-        except BaseException as error:
-            why = str(error) or type(error).__name__
-            raise
-        finally:
-            with suppress(RunFailedError):  # the error that is on its way says more
-                seconds = time.monotonic() - began
-                self._note("ended", step=self._saved, outcome=outcome, why=why, seconds=seconds)
-
-    def _note(self, event: str, **fields: Any) -> None:
-        if self._leads:
-            with self._writing(self.folder.events):
-                self.folder.append_event(event, fields)
 
     def _steps(self, done: int, stop: Stop) -> int:
         """Train from ``done`` updates on, with the decisions of `auto` phases between; returns the
@@ -291,11 +269,7 @@ class Session:
         self.plan = self._meter.plan = self.estimates.plan
         if self.judge is not None:
             self.judge.plan = self.plan
-        if self._leads:
-            # In this order, so that whoever follows the decisions finds the plan they made.
-            with self._writing(self.folder.decisions):
-                self.folder.write_plan(self.plan.to_json())
-                self.folder.append_decision(decision.record)
+        self._record.decision(decision.record, self.plan)
         self._emit(Decided(step, words(decision.rung), decision.record["why"], self.plan))
 
     @cached_property
@@ -310,7 +284,7 @@ class Session:
         Raises:
             UsageError, CheckpointError: as `train`, of the checkpoint to go on from.
         """
-        checkpoint = self._to_resume()
+        checkpoint = to_resume(self._request, self.folder, self._announce)
         if checkpoint is None:
             return 0
         header, changes = self._accepted(checkpoint)
@@ -318,23 +292,10 @@ class Session:
         self._announce_changes(changes)
         return header.step
 
-    def _to_resume(self) -> Path | None:
-        """The checkpoint to go on from, or None for a new run."""
-        request = self._request
-        checkpoint = None
-        if request.resume == "auto":
-            checkpoint = self._newest()
-        elif request.resume != "never":
-            checkpoint = Path(request.resume)
-        distributed.need_equal(str(checkpoint), "the checkpoint to go on from")
-        if checkpoint is not None and request.init_from is not None:
-            raise UsageError("--init-from starts a new run and cannot go with a resumed one")
-        return checkpoint
-
     def _open_folder(self) -> int:
         """Make or resume the folder; returns the number of updates done before."""
         request, folder = self._request, self.folder
-        checkpoint = self._to_resume()
+        checkpoint = to_resume(request, folder, self._announce)
         if checkpoint is None:
             if request.init_from is not None:
                 copy_backbone(request.init_from, self.method)
@@ -348,20 +309,9 @@ class Session:
             return 0
         return self._resume(checkpoint)
 
-    def _newest(self) -> Path | None:
-        """The newest whole checkpoint, which process 0 looks for."""
-        found = self.folder.newest_whole(self._announce) if self._leads else None
-        step = distributed.greatest(-1 if found is None else self.folder.step_of(found))
-        return None if step < 0 else self.folder.checkpoint(step)
-
     def _accepted(self, checkpoint: Path) -> tuple[RunHeader, Changes]:
-        """The header of a checkpoint that the run may go on from, and what is different since."""
-        header = read_run_header(checkpoint)
-        changes = compare(header, self._header(0), self.plan)
-        refusal = changes.refusal(checkpoint, self._request.allow_changes)
-        if changes and refusal is not None:
-            raise refusal
-        return header, changes
+        allowed = self._request.allow_changes
+        return accepted(checkpoint, self._header(0), self.plan, allow_changes=allowed)
 
     def _announce_changes(self, changes: Changes) -> None:
         if changes:
@@ -385,24 +335,12 @@ class Session:
         self._changes = [*header.changes, *([changes.record(header.step)] if changes else [])]
         distributed.wait()  # all have read it
         if self._leads:
-            self._tidy(header, described=not changes)
+            self.folder.rewind(header.step)
+            if changes or not self.folder.config.exists():
+                self._describe()
         self._emit(Notice(f"resumed from {checkpoint} after {header.step} steps"))
         self._announce_changes(changes)
         return header.step
-
-    def _tidy(self, header: RunHeader, *, described: bool) -> None:
-        """Drop from the folder what the resumed run will write again, and describe the run where
-        the folder does not."""
-        try:
-            self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
-            for newer in self.folder.saved():
-                if newer > self.folder.checkpoint(header.step):
-                    newer.unlink()
-            self.folder.truncate(header.step)
-        except OSError as error:
-            raise unwritable(self.folder.path, error) from error
-        if not (described and self.folder.config.exists()):
-            self._describe()
 
     def _header(self, step: int) -> RunHeader:
         # Where the images lie may change between two halves of a run; what they are may not.
@@ -442,20 +380,7 @@ class Session:
         }
         if self._changes:
             config["changes"] = self._changes
-        with self._writing(self.folder.config):
-            self.folder.write_description(self._request.schedule.text, config, self.plan.to_json())
-
-    @contextmanager
-    def _writing(self, path: Path) -> Iterator[None]:
-        """A disk that is full, or gone, in words."""
-        try:
-            yield
-        except OSError as error:
-            reason = error.strerror or error
-            raise RunFailedError(
-                f"cannot write {path}: {reason}",
-                "what was written before is whole: make room, then `--resume auto`",
-            ) from error
+        self._record.description(self._request.schedule.text, config, self.plan)
 
     def started(self, first_step: int) -> RunStarted:
         """The event that opens the screen of a run which begins after ``first_step`` updates."""
@@ -474,12 +399,10 @@ class Session:
     def _log(self, metrics: dict[str, Any]) -> None:
         segment = self.plan.at(metrics["step"] - 1)
         metrics |= self._usage.fields(segment, metrics["images_per_s"])
-        if self._leads:
-            with self._writing(self.folder.metrics):
-                self.folder.append_metrics(metrics)
+        self._record.metrics(metrics)
         self._emit(StepLogged(metrics))
         for warning in self._watch.look(metrics, self.method.collapse_loss(metrics["batch"])):
-            self._note("warning", step=metrics["step"], text=warning)
+            self._record.note("warning", step=metrics["step"], text=warning)
             self._emit(Notice(warning))
 
     def _put_off(self, metrics: dict[str, Any]) -> None:
@@ -499,7 +422,7 @@ class Session:
     def _save(self, step: int) -> None:
         self._saved = step
         path = self.folder.checkpoint(step)
-        with self._writing(path):
+        with writing(path):
             if self._leads:
                 self.folder.sync_metrics()
             save_run(path, self.method, self.optimizer, self.spec, self._header(step))
@@ -515,7 +438,7 @@ class Session:
             help = f"the same command goes on with `--resume auto --out {path}`"
             kind = InterruptError if stop.signal is signal.SIGINT else RequeueError
             raise kind(message, help)
-        with self._writing(self.folder.backbone):
+        with writing(self.folder.backbone):
             save_backbone(self.folder.backbone, self.method.backbone, self.spec, done)
             if self._leads and self.estimates.auto is not None:
                 taken = taken_schedule(self._request.schedule, self.plan, path.name)
