@@ -18,7 +18,7 @@ import torch
 from common import record, table
 from safetensors.torch import save_file
 
-from fastcl_cli.checkpoint import _digest
+from fastcl_cli.checkpoint.file import digest_of
 from fastcl_cli.data.beton import open_beton, read_records
 from fastcl_cli.data.loader import DecodedLoader
 from fastcl_cli.train.device import choose_device
@@ -61,7 +61,7 @@ def main() -> None:
         digest, save = [], []
         for _ in range(7):
             for work, found in (
-                (lambda: _digest({}, tensors), digest),
+                (lambda: digest_of({}, tensors), digest),
                 (lambda: save_file(tensors, Path(name) / "x"), save),
             ):
                 began = time.process_time()

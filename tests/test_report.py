@@ -20,9 +20,9 @@ from test_cli_run import Cli
 from test_imports import BLOCKED, PACKAGE
 from test_watch import edit, edit_line, long
 
+from fastcl_cli.report.again import command
 from fastcl_cli.report.chart import ticks
 from fastcl_cli.report.runs import Thinned, read_run
-from fastcl_cli.report.tables import command
 from fastcl_cli.train.request import RunRequest
 
 SCHEDULE = """

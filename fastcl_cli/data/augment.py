@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -18,8 +18,9 @@ from torch import Tensor
 
 from fastcl_cli.config import Augmentation
 
-View = Literal["first", "second", "local"]
-_WHICH: dict[View, int] = {"first": 0, "second": 1, "local": 2}
+Kind: TypeAlias = Literal["first", "second", "local"]
+"""Of a view: the first global one, the second, or one of DINO's small ones."""
+_WHICH: dict[Kind, int] = {"first": 0, "second": 1, "local": 2}
 
 ASPECT = (3 / 4, 4 / 3)
 """Least and greatest width / height of a crop."""
@@ -88,7 +89,7 @@ class ViewDraw:
 
 def draw_views(
     augmentation: Augmentation,
-    view: View,
+    view: Kind,
     heights: NDArray[np.int32] | Tensor,
     widths: NDArray[np.int32] | Tensor,
     generator: torch.Generator,

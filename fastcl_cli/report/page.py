@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from fastcl_cli import __version__
+from fastcl_cli.report.again import environment, reproduce, settings
 from fastcl_cli.report.chart import chart_css
 from fastcl_cli.report.figures import Figure, plan_strip
 from fastcl_cli.report.html import Html, element, join, text
@@ -14,14 +15,11 @@ from fastcl_cli.report.tables import (
     compared,
     cost,
     decisions,
-    environment,
     evaluation,
     facts,
     log,
     measured_cost,
     plan_table,
-    reproduce,
-    settings,
     state,
     subtitle,
     warnings,

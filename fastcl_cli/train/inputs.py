@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal, Protocol, TypeAlias
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from torch import Tensor
 from fastcl_cli.compression.patches import reduction_matrix
 from fastcl_cli.compression.tokens import draw_kept_tokens
 from fastcl_cli.config import RunConfig
-from fastcl_cli.data.augment import draw_views
+from fastcl_cli.data.augment import Kind, draw_views
 from fastcl_cli.data.pixels import ViewPart
 from fastcl_cli.data.views import prepare_views, render_views
 from fastcl_cli.methods.base import Input
@@ -55,9 +55,6 @@ def decoded_side(image: int, data: Sizes) -> int:
     the data set's largest image has."""
     stored = int(max(data.heights.max(), data.widths.max()))
     return max(min(round(image * 8 / 7), stored), 2)
-
-
-Kind: TypeAlias = Literal["first", "second", "local"]
 
 
 @dataclass(frozen=True)

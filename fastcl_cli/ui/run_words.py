@@ -81,7 +81,7 @@ def gradient_error(metrics: Mapping[str, Any]) -> str | None:
     error = metrics.get("grad_error")
     if error is None:
         return None
-    known = error["relative"]["bias2"] is not None
+    known = error["relative"]["bias2"] is not None and error["signal"] > 0
     unit = error["signal"] if known else 1.0
     figures = []
     for name, word in {"bias2": "bias²", "variance": "variance", "ca_mse": "CA-MSE"}.items():
