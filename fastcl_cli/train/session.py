@@ -280,6 +280,7 @@ class Session:
 
     def step_to_begin_at(self) -> int:
         """The number of updates that `train` would find done, without writing or loading anything.
+        All processes must come here.
 
         Raises:
             UsageError, CheckpointError: as `train`, of the checkpoint to go on from.

@@ -102,7 +102,9 @@ def run(
             session = Session(request, emit)
             if not dry_run:
                 session.train()
-            elif leads:
+                return 0
+            begin = session.step_to_begin_at()  # which all processes agree on
+            if leads:
                 print_plan(stdout(), loaded.name, session.plan, session.config)
-                emit(session.started(session.step_to_begin_at()))
+                emit(session.started(begin))
     return 0
