@@ -105,9 +105,10 @@ def _measure(
     request = BenchRequest(loaded.config, to_measure(loaded, cells), repetitions, seconds, scratch)
     bench = Bench(request, images)
     count, rounds = len(request.segments), request.repetitions
+    loader = "" if images is None else ", and as long for the loader alone"
     announce(
         f"{count} setting{'s' * (count > 1)}: a warm-up, then {rounds} round{'s' * (rounds > 1)}, "
-        f"about {seconds:g} s of steps for each, and as long for the loader alone"
+        f"about {seconds:g} s of steps for each{loader}"
     )
     with progress_bar("measuring", leads) as progress:
         return bench.measure(announce, progress)
