@@ -3,7 +3,8 @@
 For each quickstart, as it is and without compression, every round measures a profile and runs both,
 each in a process of its own (as users start them), so that the machine's drift hits all alike. A
 predicted time is of the round's own profile. Schedules are shortened to --share of their length,
-of which start-up is a large part where that is little: --share 1 is the quickstart itself.
+of which start-up is a large part where that is little: --share 1 is the quickstart itself. Without
+compression that takes four times as long; --alone leaves those runs out.
 """
 
 from __future__ import annotations
@@ -83,18 +84,21 @@ def spread(values: list[float]) -> str:
     return f"{statistics.median(values):.3f} ({min(values):.3f}-{max(values):.3f})"
 
 
-def row(name: str, steps: int, found: list[tuple[float, float, float, float]]) -> list[str]:
-    """A schedule's row; ``found`` holds (predicted, actual, the same for full) of each round."""
-    _, took, _, took_full = zip(*found, strict=True)
-    return [
-        name,
-        f"{steps}",
-        f"{statistics.median(took):.1f}",
-        f"{statistics.median(took_full):.1f}",
-        spread([a / b for a, b, _, _ in found]),
-        spread([c / d for _, _, c, d in found]),
-        spread([(c / a) / (d / b) for a, b, c, d in found]),
-    ]
+def row(name: str, steps: int, found: list[tuple[float, ...]]) -> dict[str, str]:
+    """A schedule's row; ``found`` holds (predicted, actual) of each round, and the same of full."""
+    cells = {
+        "schedule": name,
+        "steps": f"{steps}",
+        "run, s": f"{statistics.median(took for _, took, *_ in found):.1f}",
+        "predicted / run": spread([told / took for told, took, *_ in found]),
+    }
+    if len(found[0]) == 4:
+        cells |= {
+            "full, s": f"{statistics.median(d for *_, d in found):.1f}",
+            "predicted / full": spread([c / d for *_, c, d in found]),
+            "speed-up predicted / real": spread([(c / a) / (d / b) for a, b, c, d in found]),
+        }
+    return cells
 
 
 def main() -> None:
@@ -103,6 +107,7 @@ def main() -> None:
     parser.add_argument("--schedules", nargs="+", default=quickstarts)
     parser.add_argument("--repetitions", type=int, default=5, help="rounds")
     parser.add_argument("--share", type=float, default=0.1, help="of the schedule's length")
+    parser.add_argument("--alone", action="store_true", help="no runs without compression")
     parser.add_argument("--timings", type=int, default=3, help="repetitions of each profile")
     parser.add_argument("--seconds", type=float, default=0.7, help="of a timing")
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
@@ -111,24 +116,20 @@ def main() -> None:
         os.environ["FASTCL_CACHE"] = folder
         pairs = {name: files(name, options.share, Path(folder)) for name in options.schedules}
         steps = {name: load(file).plan.steps for name, (file, _) in pairs.items()}
-        times: dict[str, list[tuple[float, float, float, float]]] = {n: [] for n in pairs}
+        times: dict[str, list[tuple[float, ...]]] = {name: [] for name in pairs}
         for round_ in range(options.repetitions):
             for name, (file, full) in pairs.items():
                 clock = measure(file, options.timings, options.seconds)
-                one = predicted(file, clock), actual(file), predicted(full, clock), actual(full)
+                one: tuple[float, ...] = predicted(file, clock), actual(file)
+                if not options.alone:
+                    one += predicted(full, clock), actual(full)
                 times[name].append(one)
                 print(f"round {round_ + 1}, {name}: {one}", file=sys.stderr, flush=True)
     rows = [row(name, steps[name], found) for name, found in times.items()]
-    header = [
-        "schedule",
-        "steps",
-        "run, s",
-        "full, s",
-        "predicted / run",
-        "predicted / full",
-        "speed-up predicted / real",
-    ]
-    body = table(header, rows) + f"\n\nMedian (least-greatest) of {options.repetitions} rounds."
+    body = (
+        table(list(rows[0]), [list(cells.values()) for cells in rows])
+        + f"\n\nMedian (least-greatest) of {options.repetitions} rounds."
+    )
     if options.record:
         record("Estimates from a measured profile", body, choose_device("auto"))
     else:
