@@ -126,10 +126,8 @@ def main() -> None:
                 times[name].append(one)
                 print(f"round {round_ + 1}, {name}: {one}", file=sys.stderr, flush=True)
     rows = [row(name, steps[name], found) for name, found in times.items()]
-    body = (
-        table(list(rows[0]), [list(cells.values()) for cells in rows])
-        + f"\n\nMedian (least-greatest) of {options.repetitions} rounds."
-    )
+    body = table(list(rows[0]), [list(cells.values()) for cells in rows])
+    body += f"\n\nMedian (least-greatest) of {options.repetitions} rounds."
     if options.record:
         record("Estimates from a measured profile", body, choose_device("auto"))
     else:
