@@ -2,7 +2,8 @@
 
 FOLDER is a folder of JPEG photographs (subfolders are classes). It is packed twice, with long sides
 of at most 256 and 500 pixels, and written as JPEG files of the same sizes and quality for
-torchvision. Contenders, each in a process of its own on the same core, in turn:
+torchvision. Contenders, each in a process of its own on the same core, in turn (those that wait are
+stopped, with all that they have started: some make batches ahead for seconds):
 
     delivered    ours, one decoded image of 256 x 256 for each record: what goes to a device
     views        ours, with all views of the recipe made on the CPU
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -158,12 +160,14 @@ def torchvision(folder: Path, config: RunConfig, batch: int) -> Iterator[object]
 
 def serve(contender: str, arguments: tuple[Any, ...], batch: int, end: Connection) -> None:
     """Take batches for so many seconds whenever asked; answer with images a second."""
+    os.setsid()
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     torch.set_num_threads(1)
     stream = globals()[contender](*arguments, batch)
     next(stream)  # compiles
     end.send(0.0)
-    while (seconds := end.recv()) is not None:
+    while True:
+        seconds = end.recv()
         for _ in range(AHEAD):
             next(stream)
         since, images = time.perf_counter(), 0
@@ -171,33 +175,34 @@ def serve(contender: str, arguments: tuple[Any, ...], batch: int, end: Connectio
             next(stream)
             images += batch
         end.send(images / taken)
-    os._exit(0)  # threads of FFCV are still at work
 
 
 def measure(
     beton: Beton, folder: Path, config: RunConfig, options: argparse.Namespace
 ) -> dict[str, list[float]]:
-    """Images a second of each contender in every round; those that wait have stopped."""
+    """Images a second of each contender in every round."""
     context = multiprocessing.get_context("spawn")
-    ends: dict[str, Connection] = {}
-    processes = []
-    for name in CONTENDERS:
-        here, there = context.Pipe()
-        arguments = (folder if name == "torchvision" else beton, config)
-        process = context.Process(target=serve, args=(name, arguments, options.batch, there))
-        process.start()
-        processes.append(process)
-        here.recv()
-        ends[name] = here
+    contenders: dict[str, tuple[int, Connection]] = {}
     rates: dict[str, list[float]] = {name: [] for name in CONTENDERS}
-    for _ in range(options.repetitions):
-        for name, end in ends.items():
-            end.send(options.seconds)
-            rates[name].append(end.recv())
-    for end in ends.values():
-        end.send(None)
-    for process in processes:
-        process.join()
+    try:
+        for name in CONTENDERS:
+            here, there = context.Pipe()
+            arguments = (folder if name == "torchvision" else beton, config)
+            process = context.Process(target=serve, args=(name, arguments, options.batch, there))
+            process.start()
+            assert process.pid is not None
+            contenders[name] = process.pid, here
+            here.recv()
+            os.killpg(process.pid, signal.SIGSTOP)
+        for _ in range(options.repetitions):
+            for name, (group, end) in contenders.items():
+                os.killpg(group, signal.SIGCONT)
+                end.send(options.seconds)
+                rates[name].append(end.recv())
+                os.killpg(group, signal.SIGSTOP)
+    finally:
+        for group, _ in contenders.values():
+            os.killpg(group, signal.SIGKILL)
     return rates
 
 

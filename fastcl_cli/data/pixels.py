@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
+import numpy as np
 import torch
-import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fastcl_cli.config import IMAGENET_MEAN, IMAGENET_STD
-from fastcl_cli.data.resample import Resize, blur_matrices, blur_weights, resize_matrices
+from fastcl_cli.data.resample import BLUR_REACH, Resize, blur_matrices, resize_matrices
 from fastcl_cli.fused import fused
 
 
@@ -167,57 +171,59 @@ def _clip_and_solarize(out: Tensor, solarize: Tensor, low: Tensor, high: Tensor)
     out.copy_(torch.where(solarize[:, None, None, None], inverted, clipped))
 
 
-def crop_views(chunk: Chunk, out: Tensor) -> None:
-    """Crops resized one by one in 8 bits; colour, blur and reduction in batch."""
-    side, part = chunk.side, chunk.part
-    count = len(part.flip)
-    resized = torch.empty(count, 3, side, side, dtype=torch.uint8)
-    boxes, flips = part.box.tolist(), part.flip.tolist()
-    for row, ((top, left, height, width), flip, target) in enumerate(
-        zip(boxes, flips, resized, strict=True)
-    ):
-        image = chunk.images[row // part.copies]
-        crop = image[top : top + height, left : left + width].permute(2, 0, 1)[None]
-        view = F.interpolate(crop, (side, side), mode=chunk.resize, antialias=True)[0]
-        target.copy_(view.flip(2) if flip else view)
-    X = resized.flatten(2).float()
-    full = out if chunk.reduction is None else torch.empty(count, 3, side, side)
-    flat = full.view(count, 3, side * side)
-    torch.bmm(part.linear, X, out=flat)
-    flat += chunk.bias(X.mean(dim=2))
-    if chunk.reduction is None:
-        _blur(full, part.blurred, part.sigma)
-    else:
-        _reduce(chunk, full, out)
-    space = chunk.space
-    torch.minimum(torch.maximum(out, space.low, out=out), space.high, out=out)
-    solarized = part.solarize.nonzero()[:, 0]
-    chosen = out[solarized]
-    out[solarized] = torch.minimum(chosen, space.low + space.high - chosen)
+def loop_views(chunk: Chunk, out: Tensor) -> None:
+    """The same by loops over rows (see `view_loops`), clipped and solarized, into (m, 3, s, s), on
+    as many threads as torch has."""
+    from fastcl_cli.data.view_loops import make_rows  # which compiles
 
+    part, space = chunk.part, chunk.space
+    count, source = chunk.images.shape[:2]
+    rows = len(part.flip)
+    images = _array(chunk.images.reshape(count, source, 3 * source))
+    box, flip, linear, of_mean = map(_array, (part.box, part.flip, part.linear, part.of_mean))
+    sigma = _array(torch.zeros(rows).index_copy_(0, part.blurred, part.sigma))
+    solarize = _array(part.solarize)
+    reduce = chunk.reduction is not None
+    band = _band(torch.ones(1, 1) if chunk.reduction is None else chunk.reduction)
+    offset, low, high = (_array(c.view(3)) for c in (space.offset, space.low, space.high))
 
-def _reduce(chunk: Chunk, full: Tensor, out: Tensor) -> None:
-    """D · view · Dᵀ, with the blur in D where there is one."""
-    assert chunk.reduction is not None
-    D, part = chunk.reduction, chunk.part
-    torch.matmul(D, full @ D.T, out=out)
-    if len(part.blurred):
-        DG = (D @ blur_matrices(part.sigma, chunk.side))[:, None]
-        out[part.blurred] = DG @ (full[part.blurred] @ DG.mT)
+    def make(first: int, end: int) -> None:
+        make_rows(
+            images, part.copies, (first, end), box, flip, linear, of_mean, sigma, solarize,
+            chunk.resize == "bicubic", chunk.side, reduce, band, (offset, low, high), BLUR_REACH,
+            out.numpy(),
+        )  # fmt: skip
 
-
-def _blur(views: Tensor, rows: Tensor, sigma: Tensor) -> None:
-    """Gaussian blur, in place, of some rows of (n, 3, V, V), one standard deviation for each.
-
-    The same weights as `blur_matrices`, applied on the CPU by OpenCV (which FFCV needs anyway):
-    about four times faster than torch's grouped convolution or a dense product.
-    """
-    if not len(rows):
+    threads = torch.get_num_threads()
+    if threads == 1:
+        make(0, rows)
         return
-    import cv2
+    # Short pieces: a blurred view takes twice as long as another.
+    firsts = range(0, rows, -(-rows // (8 * threads)))
+    ends = [*firsts[1:], rows]
+    for _ in _kept_threads(os.getpid(), threads).map(make, firsts, ends):
+        pass
 
-    planes, kernels = views.numpy(), blur_weights(sigma).numpy()
-    border = cv2.BORDER_REFLECT_101
-    for row, kernel in zip(rows.tolist(), kernels, strict=True):
-        for plane in planes[row]:
-            plane[:] = cv2.sepFilter2D(plane, -1, kernel, kernel, borderType=border)
+
+@lru_cache(maxsize=1)
+def _kept_threads(process: int, count: int) -> ThreadPoolExecutor:
+    """Of a ``process``, for a fork has none of its parent's threads."""
+    return ThreadPoolExecutor(count, thread_name_prefix=f"views {process}")
+
+
+def _array(tensor: Tensor) -> NDArray[Any]:
+    """The same numbers for compiled code, which would be compiled again for another layout."""
+    return tensor.contiguous().numpy()
+
+
+def _band(matrix: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    """Of each row of (s, side) the first entry of those that may not be 0, and as many of those as
+    the widest row has: int64 (s,) and float32 (s, W)."""
+    used = (matrix != 0).to(torch.uint8)
+    side = matrix.shape[1]
+    first = used.argmax(dim=1)
+    end = side - used.flip(1).argmax(dim=1)
+    width = int((end - first).max())
+    first = first.clamp(max=side - width)
+    weights = matrix.gather(1, first[:, None] + torch.arange(width))
+    return _array(first), _array(weights.float())
