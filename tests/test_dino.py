@@ -14,8 +14,9 @@ from tiny import BASE, DEPTH, HEADS, IMAGE, WIDTH, exact, spec
 from torch import Tensor
 
 from fastcl_cli.config import TeacherTemperature
+from fastcl_cli.methods import dino as dino_module
 from fastcl_cli.methods.build import build_backbone, build_method
-from fastcl_cli.methods.dino import DINO
+from fastcl_cli.methods.dino import DINO, PrototypeLoss
 from fastcl_cli.model.norm import GlobalBatchNorm
 from fastcl_cli.schedule import compile_text
 from fastcl_cli.train.schedules import Values
@@ -138,6 +139,31 @@ def check(method: DINO, setting: Setting, locals_: int) -> None:
         skipped=lambda index, name: index == 0 and name in ("head.direction", "head.length"),
     )
     assert (method.center - reference.center).abs().max() <= 1e-9
+
+
+@pytest.mark.parametrize("views", [2, 3, 6])
+@pytest.mark.parametrize("at_once", [1, 2, 3, 100])
+def test_blocks_of_any_size_give_the_sum_over_pairs(
+    views: int, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Value and both gradients against Algorithm 1, pair by pair, whatever is computed at once."""
+    images, prototypes = 4, 7
+    monkeypatch.setattr(dino_module, "_LOGITS", at_once * images * prototypes)
+    generator = torch.Generator().manual_seed(0)
+    made = [(views, images, 5), (prototypes, 5), (2, images, prototypes)]
+    z, W, t = (torch.randn(shape, generator=generator, dtype=torch.float64) for shape in made)
+    t = t.softmax(2)
+    z.requires_grad_(), W.requires_grad_()
+    pairs = [(i, j) for i in range(2) for j in range(views) if i != j]
+    expected = sum(
+        -(t[i] * (z[j] @ W.T / T).log_softmax(1)).sum(1).mean() / len(pairs) for i, j in pairs
+    )
+    actual = PrototypeLoss.apply(z, W, t, T)
+    assert abs(actual - expected) <= 1e-12
+    weighted = [torch.autograd.grad(3 * value, (z, W)) for value in (actual, expected)]
+    assert all((a - b).abs().max() <= 1e-12 for a, b in zip(*weighted, strict=True))
+    fixed = PrototypeLoss.apply(z, W.detach(), t, T)
+    assert torch.equal(torch.autograd.grad(3 * fixed, z)[0], weighted[0][0])
 
 
 def test_loss_changes_no_state() -> None:

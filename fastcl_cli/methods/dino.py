@@ -30,6 +30,9 @@ from fastcl_cli.model.norm import GlobalBatchNorm
 from fastcl_cli.model.vit import Encoder
 from fastcl_cli.processes import distributed
 
+_LOGITS = 2**25
+"""Logits at once, where a view has no more: 128 MB in float32."""
+
 
 class PrototypeLoss(torch.autograd.Function):
     """Cross entropy between the teacher's and the student's distributions over prototypes.
@@ -39,8 +42,9 @@ class PrototypeLoss(torch.autograd.Function):
     needs only q_j, the sum of the teacher's distributions of the other views; with m_j of them,
     the gradient by j's scaled logits is (m_j · softmax - q_j) / (pairs · B).
 
-    That gradient is made where the logits are, so one (B, K) block of logits is alive at a time
-    instead of one for each view and another for each softmax.
+    That gradient is made where the logits are, so one block of logits is alive at a time instead of
+    one for each view and another for each softmax. A block has the views of one kind, as many as
+    fit: the prototypes and their gradient are gone through once for each block.
     """
 
     @staticmethod
@@ -55,25 +59,33 @@ class PrototypeLoss(torch.autograd.Function):
         """
         views, images = student.shape[:2]
         scale = 1 / (2 * (views - 1) * images)
-        total = teacher.sum(dim=0)
+        total = teacher.sum(dim=0, keepdim=True)
         loss = teacher.new_zeros(())
         student_gradient = torch.empty_like(student)
-        weight_gradient = torch.zeros_like(weight)
-        for j in range(views):
-            targets, count = (total - teacher[j], 1) if j < 2 else (total, 2)
-            part, gradient = _cross_entropy(student[j] @ weight.T, targets, count, temperature)
+        weight_gradient = None
+        at_once = max(1, _LOGITS // (images * len(weight)))
+        for first in (*range(0, 2, at_once), *range(2, views, at_once)):
+            # A global view has the teacher's distribution of the other one, a local view both.
+            end = min(first + at_once, 2 if first < 2 else views)
+            targets, count = (teacher.flip(0)[first:end], 1) if first < 2 else (total, 2)
+            z = student[first:end].flatten(0, 1)
+            logits = (z @ weight.T).view(end - first, images, -1)
+            part, gradient = _cross_entropy(logits, targets, count, temperature)
             loss += scale * part
-            gradient *= scale / temperature
-            student_gradient[j] = gradient @ weight
-            if ctx.needs_input_grad[1]:
-                weight_gradient += gradient.T @ student[j]
+            gradient = gradient.mul_(scale / temperature).flatten(0, 1)
+            student_gradient[first:end] = (gradient @ weight).view(end - first, images, -1)
+            if weight_gradient is not None:
+                weight_gradient += gradient.T @ z
+            elif ctx.needs_input_grad[1]:
+                weight_gradient = (gradient.T @ z).to(weight.dtype)
         ctx.save_for_backward(student_gradient, weight_gradient)
         return loss
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None, None]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
         student_gradient, weight_gradient = ctx.saved_tensors
-        return upstream[0] * student_gradient, upstream[0] * weight_gradient, None, None
+        of_weight = None if weight_gradient is None else upstream[0] * weight_gradient
+        return upstream[0] * student_gradient, of_weight, None, None
 
 
 @fused
@@ -81,9 +93,10 @@ def _cross_entropy(
     logits: Tensor, targets: Tensor, count: int, temperature: float
 ) -> tuple[Tensor, Tensor]:
     """Sum over rows of count · logsumexp(z) - <q, z>, z = logits / temperature, and its gradient by
-    z: count · softmax(z) - q. In the dtype of the ``targets`` q, (B, K), of sum ``count`` each."""
+    z: count · softmax(z) - q. (V, B, K), in the dtype of the ``targets`` q, (V or 1, B, K), of sum
+    ``count`` each."""
     z = logits.to(targets.dtype) / temperature
-    normaliser = z.logsumexp(dim=1, keepdim=True)
+    normaliser = z.logsumexp(dim=2, keepdim=True)
     loss = count * normaliser.sum() - (targets * z).sum()
     return loss, z.sub_(normaliser).exp_().mul_(count).sub_(targets)
 
