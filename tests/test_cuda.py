@@ -94,7 +94,7 @@ def test_a_step_is_the_cpus(name: str) -> None:
     results = []
     for kind in ("cpu", "cuda"):
         own = trainer(loaded, device(kind, "float32"))
-        # The same pixels for both: the back ends differ by rounding to 8 bits.
+        # The same pixels for both: how they are made is compared above.
         views = InputMaker(loaded.config, SyntheticImages(), 0, torch.device("cpu"))
         online, target = views(3, segment.views, seen)
         moved = [

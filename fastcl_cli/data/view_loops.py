@@ -5,6 +5,9 @@ A view is R · image · Cᵀ with a linear colour (see `resample` and `colour`),
 few entries. So each row of a view is a weighted sum of a few rows of the image, whose columns are
 then resized, blurred, reduced, coloured, clipped and solarized while they are in the processor's
 nearest cache. Blur and reduction of the rows are in the weights already.
+
+Compiling takes some ten seconds, once on a machine: the result is kept beside this file (or below
+``~/.cache``) until this file changes. So all that is compiled together is here, whole.
 """
 
 from __future__ import annotations
