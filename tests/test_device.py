@@ -33,6 +33,9 @@ def test_auto_is_bf16_where_that_is_faster(
     assert choose_device("auto").precision == expected
     assert choose_device("float32").precision == "float32"
     assert choose_device("bf16").precision == "bf16"
+    emulated = "bf16" not in flags
+    assert (choose_device("bf16").remark is not None) is emulated
+    assert choose_device("auto").remark is choose_device("float32").remark is None
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Collection
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Literal
@@ -49,6 +50,19 @@ class Device:
         if self.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    @property
+    def remark(self) -> str | None:
+        """What should be known before training in this precision here, if anything."""
+        flags = cpuinfo("flags").split()
+        if self.device.type == "cuda" or self.precision == "float32" or not flags:
+            return None
+        if _has_bf16(flags):
+            return None
+        return (
+            f"precision bf16: {processor_name()} has no instructions for it, so products take many "
+            "times as long as in float32; `precision auto` is float32 here"
+        )
 
     @property
     def hardware(self) -> str:
@@ -103,11 +117,14 @@ def _cpu_gains_by_bf16() -> bool:
     Having the instructions does not say so: with AVX-512 BF16 one processor trains nearly twice as
     fast in bf16 and another half as fast. So products like those of a ViT are timed.
     """
-    flags = cpuinfo("flags").split()
-    native = "avx512_bf16" in flags or "amx_bf16" in flags
-    gain = _gain() if native else 0.0
+    gain = _gain() if _has_bf16(cpuinfo("flags").split()) else 0.0
     # The same in all processes, which must not differ.
     return distributed.greatest(int(gain < _LEAST_GAIN)) == 0
+
+
+def _has_bf16(flags: Collection[str]) -> bool:
+    """Whether a processor with these flags (x86) has instructions for products in bf16."""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def _gain() -> float:

@@ -97,6 +97,8 @@ class Session:
         data = data_of(config)
         check_batches(request.schedule.plan, distributed.size())
         self.device: Device = choose_device(config.precision)
+        if (remark := self.device.remark) is not None:
+            self._announce(remark)
         # Built first: a method or model that cannot be trained should not cost a packing.
         method = build_method(config, request.seed)
         self.method: Method = place_method(method, self.device.device, shard=request.shard)
