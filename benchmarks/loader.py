@@ -24,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -202,7 +203,8 @@ def measure(
                 os.killpg(group, signal.SIGSTOP)
     finally:
         for group, _ in contenders.values():
-            os.killpg(group, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(group, signal.SIGKILL)
     return rates
 
 

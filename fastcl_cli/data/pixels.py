@@ -172,13 +172,16 @@ def _clip_and_solarize(out: Tensor, solarize: Tensor, low: Tensor, high: Tensor)
 
 
 def loop_views(chunk: Chunk, out: Tensor) -> None:
-    """The same by loops over rows (see `view_loops`), clipped and solarized, into (m, 3, s, s), on
+    """What `matmul_views` and `finish_matmul_views` make, by loops over rows (see `view_loops`), on
     as many threads as torch has."""
-    from fastcl_cli.data.view_loops import make_rows  # which compiles
+    from fastcl_cli.data.view_loops import make_views  # which compiles
 
     part, space = chunk.part, chunk.space
     count, source = chunk.images.shape[:2]
     rows = len(part.flip)
+    # Compiled code would read and write wherever it is told.
+    assert rows == count * part.copies == len(out) and bool((part.box[:, :2] >= 0).all())
+    assert bool((part.box[:, :2] + part.box[:, 2:] <= source).all())
     images = _array(chunk.images.reshape(count, source, 3 * source))
     box, flip, linear, of_mean = map(_array, (part.box, part.flip, part.linear, part.of_mean))
     sigma = _array(torch.zeros(rows).index_copy_(0, part.blurred, part.sigma))
@@ -188,7 +191,7 @@ def loop_views(chunk: Chunk, out: Tensor) -> None:
     offset, low, high = (_array(c.view(3)) for c in (space.offset, space.low, space.high))
 
     def make(first: int, end: int) -> None:
-        make_rows(
+        make_views(
             images, part.copies, (first, end), box, flip, linear, of_mean, sigma, solarize,
             chunk.resize == "bicubic", chunk.side, reduce, band, (offset, low, high), BLUR_REACH,
             out.numpy(),

@@ -14,10 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import numpy as np
 from numba import njit
+from numba.core.caching import FunctionCache
 from numpy.typing import NDArray
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -26,13 +28,26 @@ _REACH = 5
 _1, _2, _3, _4, _5, _6 = (np.uint64(number) for number in range(1, 7))
 
 
+class _Kept(FunctionCache):  # type: ignore[misc]
+    """numba's files of machine code. One that cannot be read or written is done without."""
+
+    def load_overload(self, *which: Any) -> Any:
+        try:
+            return super().load_overload(*which)
+        except Exception:  # whatever a damaged file may raise
+            return None
+
+    def save_overload(self, *compiled: Any) -> None:
+        with suppress(OSError):
+            super().save_overload(*compiled)
+
+
 def compiled(function: F) -> F:
     """``function`` as machine code, kept on disk for the next process where that can be written."""
-    options = {"nogil": True, "fastmath": True, "error_model": "numpy"}
-    try:
-        return njit(cache=True, **options)(function)  # type: ignore[no-any-return]
-    except RuntimeError:  # no folder for it
-        return njit(**options)(function)  # type: ignore[no-any-return]
+    made = njit(nogil=True, fastmath=True, error_model="numpy")(function)
+    with suppress(RuntimeError):  # no folder for it
+        made._cache = _Kept(function)
+    return made  # type: ignore[no-any-return]
 
 
 @compiled
@@ -104,7 +119,7 @@ def compose(
     outer: tuple[NDArray[np.int64], NDArray[np.float32]],
     inner: tuple[NDArray[np.int64], NDArray[np.float32]],
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The product of two banded matrices, whose rows begin no earlier than the row before."""
+    """The product of two banded matrices; no row of ``inner`` begins before the row above it."""
     outer_first, outer_weights = outer
     inner_first, inner_weights = inner
     rows, reach = outer_weights.shape
@@ -286,7 +301,7 @@ def colour_row(
 
 
 @compiled
-def make_rows(
+def make_views(
     images: NDArray[np.uint8],
     copies: int,
     rows: tuple[int, int],

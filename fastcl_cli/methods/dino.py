@@ -8,7 +8,7 @@ prototypes without gradient at first, weight decay on every matrix (position emb
 included) and on no vector, the teacher averaged after the update with that step's momentum; and its
 option of batch norm in the head, off unless asked for.
 
-Departure: the prototypes' cross entropy is computed view by view with its gradient
+Departure: the prototypes' cross entropy is computed block by block with its gradient
 (`PrototypeLoss`), which changes the memory and not the maths.
 """
 
@@ -67,7 +67,10 @@ class PrototypeLoss(torch.autograd.Function):
         for first in (*range(0, 2, at_once), *range(2, views, at_once)):
             # A global view has the teacher's distribution of the other one, a local view both.
             end = min(first + at_once, 2 if first < 2 else views)
-            targets, count = (teacher.flip(0)[first:end], 1) if first < 2 else (total, 2)
+            targets, count = total, 2
+            if first < 2:
+                both = end - first == 2
+                targets, count = teacher.flip(0) if both else teacher[1 - first : 2 - first], 1
             z = student[first:end].flatten(0, 1)
             logits = (z @ weight.T).view(end - first, images, -1)
             part, gradient = _cross_entropy(logits, targets, count, temperature)
@@ -78,6 +81,7 @@ class PrototypeLoss(torch.autograd.Function):
                 weight_gradient += gradient.T @ z
             elif ctx.needs_input_grad[1]:
                 weight_gradient = (gradient.T @ z).to(weight.dtype)
+            del logits, gradient  # before the next block is made
         ctx.save_for_backward(student_gradient, weight_gradient)
         return loss
 
