@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -341,3 +345,23 @@ def test_half_precision_moves_no_pixel_by_a_step(monkeypatch: pytest.MonkeyPatch
         assert not torch.equal(half, exact)
         moved = ((half - exact).abs() * 255)[~draw.solarize]
         assert moved.max() < 1 and moved.mean() < 0.1
+
+
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_damaged_machine_code_is_made_anew(tmp_path: Path, kind: str) -> None:
+    """The index or the code of a function, cut short: it is compiled, and kept again."""
+    words = "from fastcl_cli.data.view_loops import reflect; print(reflect(-3, 5), reflect.stats)"
+    kept = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
+
+    def call() -> str:
+        command = [sys.executable, "-c", words]
+        done = subprocess.run(command, env=kept, check=True, stdout=subprocess.PIPE, text=True)
+        return done.stdout
+
+    assert call().startswith("3 ")
+    (path,) = tmp_path.rglob(f"*reflect*.{kind}")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:20])
+    assert call().startswith("3 ")
+    assert len(path.read_bytes()) == len(whole)
+    assert "cache_hits=Counter({(int64, int64): 1})" in call()

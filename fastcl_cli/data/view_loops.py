@@ -29,17 +29,22 @@ _1, _2, _3, _4, _5, _6 = (np.uint64(number) for number in range(1, 7))
 
 
 class _Kept(FunctionCache):  # type: ignore[misc]
-    """numba's files of machine code. One that cannot be read or written is done without."""
+    """numba's files of machine code. One that cannot be read is made anew, if that can be written;
+    whatever a damaged file or a full disk raises, the code just compiled is there."""
 
     def load_overload(self, *which: Any) -> Any:
         try:
             return super().load_overload(*which)
-        except Exception:  # whatever a damaged file may raise
+        except Exception:
             return None
 
     def save_overload(self, *compiled: Any) -> None:
-        with suppress(OSError):
+        try:
             super().save_overload(*compiled)
+        except Exception:
+            with suppress(Exception):
+                self.flush()
+                super().save_overload(*compiled)
 
 
 def compiled(function: F) -> F:
