@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from threading import Event
 from types import SimpleNamespace
@@ -25,6 +24,7 @@ from numpy.typing import NDArray
 from fastcl_cli.data.beton import IMAGE, JPEG, Beton, read_records
 from fastcl_cli.data.checksum import checksum_compiled
 from fastcl_cli.data.mapped import map_files
+from fastcl_cli.data.threads import kept_threads
 from fastcl_cli.errors import DataError
 
 DECODED, DAMAGED, OTHER_SIZE, CHANGED = 0, 1, 2, 3
@@ -196,14 +196,6 @@ class Files:
                 self._seen[number] = now
 
 
-@lru_cache(maxsize=1)
-def _kept_threads(process: int) -> ThreadPoolExecutor:
-    """Threads in which batches are decoded, one for each stream that is open, kept for those that
-    follow: FFCV keeps 10 kB of every thread that ever decoded, and each epoch and each measurement
-    has a stream. Of a ``process``, for a fork has none of its parent's threads."""
-    return ThreadPoolExecutor(_MOST_STREAMS, thread_name_prefix=f"decode {process}")
-
-
 class Iterator(EpochIterator):  # type: ignore[misc]
     """FFCV's thread that fills batches, which keeps the exception that ended it."""
 
@@ -223,7 +215,9 @@ class Iterator(EpochIterator):  # type: ignore[misc]
     def run_pipeline(self, number: int, indices: Any, slot: int, event: Any) -> tuple[Any, Any]:
         """Squares and status of a batch, in the buffers of a slot."""
         squares, status = (buffer[slot, : len(indices)] for buffer in self.memory_allocations)
-        kept = _kept_threads(os.getpid())
+        # Not in this thread, for each stream has its own: FFCV keeps 10 kB of every thread that
+        # ever decoded, and each epoch and each measurement has a stream.
+        kept = kept_threads("decode", _MOST_STREAMS)
         kept.submit(self._decode, indices, squares, status).result()
         return squares, status
 

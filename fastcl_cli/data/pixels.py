@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from fastcl_cli.config import IMAGENET_MEAN, IMAGENET_STD
 from fastcl_cli.data.resample import BLUR_REACH, Resize, blur_matrices, resize_matrices
+from fastcl_cli.data.threads import kept_threads
 from fastcl_cli.fused import fused
+
+if TYPE_CHECKING:
+    from fastcl_cli.data.view_loops import Band
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,14 +187,13 @@ def loop_views(chunk: Chunk, out: Tensor) -> None:
     box, flip, linear, of_mean = map(_array, (part.box, part.flip, part.linear, part.of_mean))
     sigma = _array(torch.zeros(rows).index_copy_(0, part.blurred, part.sigma))
     solarize = _array(part.solarize)
-    reduce = chunk.reduction is not None
-    band = _band(torch.ones(1, 1) if chunk.reduction is None else chunk.reduction)
+    reduction = _band(torch.empty(0, 1) if chunk.reduction is None else chunk.reduction)
     offset, low, high = (_array(c.view(3)) for c in (space.offset, space.low, space.high))
 
     def make(first: int, end: int) -> None:
         make_views(
             images, part.copies, (first, end), box, flip, linear, of_mean, sigma, solarize,
-            chunk.resize == "bicubic", chunk.side, reduce, band, (offset, low, high), BLUR_REACH,
+            chunk.resize == "bicubic", chunk.side, reduction, (offset, low, high), BLUR_REACH,
             out.numpy(),
         )  # fmt: skip
 
@@ -204,14 +204,8 @@ def loop_views(chunk: Chunk, out: Tensor) -> None:
     # Short pieces: a blurred view takes twice as long as another.
     firsts = range(0, rows, -(-rows // (8 * threads)))
     ends = [*firsts[1:], rows]
-    for _ in _kept_threads(os.getpid(), threads).map(make, firsts, ends):
+    for _ in kept_threads("views", threads).map(make, firsts, ends):
         pass
-
-
-@lru_cache(maxsize=1)
-def _kept_threads(process: int, count: int) -> ThreadPoolExecutor:
-    """Of a ``process``, for a fork has none of its parent's threads."""
-    return ThreadPoolExecutor(count, thread_name_prefix=f"views {process}")
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:
@@ -219,14 +213,13 @@ def _array(tensor: Tensor) -> NDArray[Any]:
     return tensor.contiguous().numpy()
 
 
-def _band(matrix: Tensor) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Of each row of (s, side) the first entry of those that may not be 0, and as many of those as
-    the widest row has: int64 (s,) and float32 (s, W)."""
+def _band(matrix: Tensor) -> Band:
+    """A matrix, (s, side), as a band as wide as its widest row."""
     used = (matrix != 0).to(torch.uint8)
-    side = matrix.shape[1]
+    count, side = matrix.shape
     first = used.argmax(dim=1)
     end = side - used.flip(1).argmax(dim=1)
-    width = int((end - first).max())
+    width = int((end - first).max()) if count else 1
     first = first.clamp(max=side - width)
     weights = matrix.gather(1, first[:, None] + torch.arange(width))
     return _array(first), _array(weights.float())

@@ -6,65 +6,32 @@ few entries. So each row of a view is a weighted sum of a few rows of the image,
 then resized, blurred, reduced, coloured, clipped and solarized while they are in the processor's
 nearest cache. Blur and reduction of the rows are in the weights already.
 
-Compiling takes some ten seconds, once on a machine: the result is kept beside this file (or below
-``~/.cache``) until this file changes. So all that is compiled together is here, whole.
+Compiling takes some ten seconds, once on a machine. All that is compiled together has to be in one
+file (see `machine_code`).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, TypeVar
+from typing import TypeAlias
 
 import numpy as np
-from numba import njit
-from numba.core.caching import FunctionCache
 from numpy.typing import NDArray
 
-F = TypeVar("F", bound=Callable[..., Any])
+from fastcl_cli.machine_code import compiled
+
+Floats: TypeAlias = NDArray[np.float32]
+Band: TypeAlias = tuple[NDArray[np.int64], Floats]
+"""A matrix with few entries in each row: int64 (rows,), the first column that counts, and float32
+(rows, W), the entries of it and of those after it."""
 _REACH = 5
 """Of the blur, in standard deviations: what is farther away weighs less than 1e-6."""
 _1, _2, _3, _4, _5, _6 = (np.uint64(number) for number in range(1, 7))
 
 
-class _Kept(FunctionCache):  # type: ignore[misc]
-    """numba's files of machine code. One that cannot be read is made anew, if that can be written;
-    whatever a damaged file or a full disk raises, the code just compiled is there."""
-
-    def load_overload(self, *which: Any) -> Any:
-        try:
-            return super().load_overload(*which)
-        except Exception:
-            return None
-
-    def save_overload(self, *compiled: Any) -> None:
-        try:
-            super().save_overload(*compiled)
-        except Exception:
-            with suppress(Exception):
-                self.flush()
-                super().save_overload(*compiled)
-
-
-def compiled(function: F) -> F:
-    """``function`` as machine code, kept on disk for the next process where that can be written."""
-    made = njit(nogil=True, fastmath=True, error_model="numpy")(function)
-    with suppress(RuntimeError):  # no folder for it
-        made._cache = _Kept(function)
-    return made  # type: ignore[no-any-return]
-
-
 @compiled
-def resize_band(
-    start: int, length: int, flip: bool | np.bool_, side: int, cubic: bool
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The rows of `resample.resize_matrices` that are not 0.
-
-    Returns:
-        int64 (side,), the first pixel that counts, and float32 (side, W), the weights of it and of
-        those after it.
-    """
+def resize_band(start: int, length: int, flip: bool | np.bool_, side: int, cubic: bool) -> Band:
+    """`resample.resize_matrices`, of one axis of a view."""
     scale = length / side
     wide = max(scale, 1.0)
     reach = 2.0 * wide if cubic else wide
@@ -95,7 +62,7 @@ def resize_band(
 
 
 @compiled
-def blur_half(sigma: float, most: int) -> NDArray[np.float32]:
+def blur_half(sigma: float, most: int) -> Floats:
     """`resample.blur_weights` from the middle on, as far as they count, and no more than ``most``
     beyond it."""
     reach = min(most, max(1, math.ceil(_REACH * sigma)))
@@ -121,9 +88,9 @@ def reflect(place: int, side: int) -> int:
 
 @compiled
 def compose(
-    outer: tuple[NDArray[np.int64], NDArray[np.float32]],
-    inner: tuple[NDArray[np.int64], NDArray[np.float32]],
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    outer: Band,
+    inner: Band,
+) -> Band:
     """The product of two banded matrices; no row of ``inner`` begins before the row above it."""
     outer_first, outer_weights = outer
     inner_first, inner_weights = inner
@@ -147,10 +114,8 @@ def compose(
 
 
 @compiled
-def blur_band(
-    half: NDArray[np.float32], side: int
-) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """The rows of `resample.blur_matrices` that are not 0."""
+def blur_band(half: Floats, side: int) -> Band:
+    """`resample.blur_matrices`, of one view."""
     reach = len(half) - 1
     width = min(2 * reach + 1, side)
     first = np.empty(side, np.int64)
@@ -166,9 +131,9 @@ def blur_band(
 def weigh_rows(
     image: NDArray[np.uint8],
     first: int,
-    weights: NDArray[np.float32],
+    weights: Floats,
     begin: int,
-    total: NDArray[np.float32],
+    total: Floats,
 ) -> None:
     """The weighted sum of rows ``first``.. of (S, 3S), of the bytes from ``begin`` on, into
     ``total``, float32. Four rows at a time: the sum is read and written that much less often."""
@@ -194,10 +159,10 @@ def weigh_rows(
 
 @compiled
 def weigh_columns(
-    pixels: NDArray[np.float32],
+    pixels: Floats,
     starts: NDArray[np.uint64],
-    weights: NDArray[np.float32],
-    row: NDArray[np.float32],
+    weights: Floats,
+    row: Floats,
     pad: int,
 ) -> None:
     """Resize one row of RGB pixels, float32 (3w,), into planes.
@@ -229,10 +194,10 @@ def weigh_columns(
 
 @compiled
 def blur_row(
-    row: NDArray[np.float32],
-    half: NDArray[np.float32],
+    row: Floats,
+    half: Floats,
     side: int,
-    blurred: NDArray[np.float32],
+    blurred: Floats,
     pad: int,
 ) -> None:
     """Blur planes of ``side`` along their rows; what is beyond their borders is filled in."""
@@ -255,9 +220,9 @@ def blur_row(
 
 @compiled
 def reduce_row(
-    row: NDArray[np.float32],
-    band: tuple[NDArray[np.int64], NDArray[np.float32]],
-    reduced: NDArray[np.float32],
+    row: Floats,
+    band: Band,
+    reduced: Floats,
     pad: int,
 ) -> None:
     """Planes times a banded matrix."""
@@ -275,13 +240,13 @@ def reduce_row(
 
 @compiled
 def colour_row(
-    row: NDArray[np.float32],
-    linear: NDArray[np.float32],
-    bias: NDArray[np.float32],
-    low: NDArray[np.float32],
-    high: NDArray[np.float32],
+    row: Floats,
+    linear: Floats,
+    bias: Floats,
+    low: Floats,
+    high: Floats,
     solarize: bool,
-    out: NDArray[np.float32],
+    out: Floats,
     number: int,
     pad: int,
 ) -> None:
@@ -312,17 +277,16 @@ def make_views(
     rows: tuple[int, int],
     box: NDArray[np.int64],
     flip: NDArray[np.bool_],
-    linear: NDArray[np.float32],
-    of_mean: NDArray[np.float32],
-    sigma: NDArray[np.float32],
+    linear: Floats,
+    of_mean: Floats,
+    sigma: Floats,
     solarize: NDArray[np.bool_],
     cubic: bool,
     side: int,
-    reduce: bool,
-    reduction: tuple[NDArray[np.int64], NDArray[np.float32]],
-    space: tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]],
+    reduction: Band,
+    space: tuple[Floats, Floats, Floats],
     pad: int,
-    out: NDArray[np.float32],
+    out: Floats,
 ) -> None:
     """Views ``rows[0]`` to ``rows[1]`` of m, into ``out``, float32 (m, 3, s, s).
 
@@ -331,12 +295,13 @@ def make_views(
         copies: m / N.
         box, flip, linear, of_mean, solarize: as in `pixels.ViewPart`.
         sigma: float32 (m,), of the blur; 0 is none.
-        reduction: D as a band (see `resize_band`), if ``reduce`` says that there is one.
+        reduction: D; without any row where there is none.
         space: the normalised colours of 0, of black and of white, float32 (3,) each.
         pad: the blur's greatest reach.
     """
     offset, low, high = space
     final = out.shape[3]
+    reduce = len(reduction[0]) > 0
     # Rows of a view as planes, red, green and blue, which begin at ``pad``.
     resized = np.empty((3, side + 2 * pad), np.float32)
     blurred = np.empty((3, side + 2 * pad), np.float32)
@@ -380,11 +345,11 @@ def make_views(
 @compiled
 def mean_of(
     image: NDArray[np.uint8],
-    rows: tuple[NDArray[np.int64], NDArray[np.float32]],
-    columns: tuple[NDArray[np.int64], NDArray[np.float32]],
+    rows: Band,
+    columns: Band,
     left: int,
-    total: NDArray[np.float32],
-) -> NDArray[np.float32]:
+    total: Floats,
+) -> Floats:
     """The mean pixel of a resized view, (3,), without making it; ``total`` is (3w,) of scratch."""
     begin, shares = band_means(rows)
     weigh_rows(image, begin, shares, 3 * left, total)
@@ -398,8 +363,8 @@ def mean_of(
 
 @compiled
 def band_means(
-    band: tuple[NDArray[np.int64], NDArray[np.float32]],
-) -> tuple[int, NDArray[np.float32]]:
+    band: Band,
+) -> tuple[int, Floats]:
     """The mean of a band's rows: its first column that is not 0, and those from it on."""
     first, weights = band
     side, width = weights.shape

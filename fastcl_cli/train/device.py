@@ -55,9 +55,8 @@ class Device:
     def remark(self) -> str | None:
         """What should be known before training in this precision here, if anything."""
         flags = cpuinfo("flags").split()
-        if self.device.type == "cuda" or self.precision == "float32" or not flags:
-            return None
-        if _has_bf16(flags):
+        computes = self.device.type == "cuda" or self.precision == "float32" or _has_bf16(flags)
+        if computes or not flags:
             return None
         return (
             f"precision bf16: {processor_name()} has no instructions for it, so products take many "
