@@ -28,7 +28,7 @@ LINES = (
     "errors rng files extras json_fields run_files processes.launchers",
     "config units",
     "vit_table plan cost schedule estimate events",
-    "processes.distributed transfer fused heap",
+    "processes.distributed transfer fused heap machine_code",
     "shards",
     "processes",
     "compression",
