@@ -1,8 +1,8 @@
 """An epoch as users start it: `fastcl run` beside lightly-train's command, SimCLR without
 compression.
 
-Same ViT, batch, precision, images, views (SimCLR's with jitter of 0.4, 0.4, 0.4 and 0.1), head and
-optimizer; each reads the same folder of JPEGs as it does by default, ours by way of the beton that
+Same ViT, batch, precision, images, recipe of views (SimCLR's with jitter of 0.4, 0.4, 0.4 and 0.1),
+sizes of the head and optimizer, each by its own code; each reads the same folder of JPEGs as it does by default, ours by way of the beton that
 its first command makes. A round runs both commands for one epoch and for --epochs: an epoch is the
 difference over the epochs between, so what a command takes to begin and to end is in the first
 column alone.
@@ -114,7 +114,7 @@ def main() -> None:
     rows = []
     for name in commands:
         walls = [wall for wall, _ in more[name]]
-        ratios = [ours / wall for (ours, _), wall in zip(more["fastcl"], walls, strict=True)]
+        ratios = [own / wall for (own, _), wall in zip(more["fastcl"], walls, strict=True)]
         rows.append(
             [
                 name,
