@@ -2,10 +2,10 @@
 compression.
 
 Same ViT, batch, precision, images, recipe of views (SimCLR's with jitter of 0.4, 0.4, 0.4 and 0.1),
-sizes of the head and optimizer, each by its own code; each reads the same folder of JPEGs as it does by default, ours by way of the beton that
-its first command makes. A round runs both commands for one epoch and for --epochs: an epoch is the
-difference over the epochs between, so what a command takes to begin and to end is in the first
-column alone.
+sizes of the head and optimizer, each by its own code. Each reads the same folder of JPEGs as it
+does by default, ours by way of the beton that its first command makes. A round runs both commands
+for one epoch and for --epochs: an epoch is the difference over the epochs between, so what a
+command takes to begin and to end is in the first column alone.
 
     python benchmarks/epochs.py FOLDER --lightly-train COMMAND [--model vit_small_patch16_224]
         [--batch 16] [--epochs 2] [--rounds 5] [--precision float32] [--record]
