@@ -1,10 +1,10 @@
 """Where a training step's time goes, part by part, and how a phase begins.
 
-Parts: making the views; the loss (both encoders and heads forward); its gradient; update and
-average. On a GPU by its own clock, each with the processor's time to give it that work. Then
-whole steps of every setting, one after the other as in a run: the first one's time beside the
-median's shows what a change of phase costs, and, on a GPU, torch's debug mode tells how often
-steps wait for it.
+Parts: making the views; the loss (both encoders and heads) and its gradient; update and average.
+On a GPU by its own clock, each with the processor's time to give it that work. Whole steps of every
+setting go before, one after the other as in a run: how much longer its first ones take shows what a
+change of phase costs, and, on a GPU, torch's debug mode tells how often steps wait for it.
+``--plain`` takes steps that are launched kernel by kernel there, not recorded.
 
     python benchmarks/parts.py [--bases moco_full] [--settings 'drop 0.5 patch 32' full] [--record]
 """
@@ -33,10 +33,10 @@ from fastcl_cli.train.device import choose_device
 from fastcl_cli.train.loop import batches
 from fastcl_cli.train.step import Trainer
 
-PARTS = ["views", "loss", "gradient", "update"]
+PARTS = ["views", "gradient", "update"]
 HEADER = [
-    "recipe", "setting", "whole, ms", *PARTS, "views + update", "processor, ms", "first step, ms",
-    "waits",
+    "recipe", "setting", "cost", "whole, ms", "ideal / whole", *PARTS, "views + update",
+    "processor, ms", "beginning, ms", "waits",
 ]  # fmt: skip
 REPETITIONS = 7
 STEPS = 12
@@ -76,11 +76,7 @@ def in_parts(trainer: Trainer, item: Step) -> tuple[list[float], float]:
     online, target = trainer.inputs(step, segment.views, batch)
     clock.mark()
     values = trainer.schedules.at(step)
-    with trainer.device.autocast():
-        loss = trainer.method.loss(online, target, values.epochs)
-    clock.mark()
-    trainer.optimizer.zero_grad(set_to_none=True)
-    loss.value.backward()
+    loss = trainer.differentiated(online, target, values.epochs)
     clock.mark()
     trainer.update(values, loss)
     clock.mark()
@@ -127,51 +123,37 @@ class Setting:
         self.steps(lambda item: trainer.step(item[0], item[1].views, item[2]), count)
 
     def seconds(self, count: int) -> float:
-        """Of a step, the mean over so many, after one whose batch had to be waited for."""
-        trainer, begun = self._bench.trainer, 0.0
+        """Of a step, the mean over so many, their batches at hand."""
+        trainer = self._bench.trainer
 
         def work(item: Step) -> None:
             nonlocal begun
-            trainer.step(item[0], item[1].views, item[2])
-            if not begun:
+            if begun is None:
                 synchronise()
                 begun = time.perf_counter()
+            trainer.step(item[0], item[1].views, item[2])
 
-        self.steps(work, 1 + count)
+        begun: float | None = None
+        self.steps(work, count)
         synchronise()
+        assert begun is not None
         return (time.perf_counter() - begun) / count
 
-    def first(self) -> float:
-        """Seconds of one step, its batch at hand."""
-        trainer, taken = self._bench.trainer, 0.0
-
-        def work(item: Step) -> None:
-            nonlocal taken
-            synchronise()
-            since = time.perf_counter()
-            trainer.step(item[0], item[1].views, item[2])
-            synchronise()
-            taken = time.perf_counter() - since
-
-        self.steps(work, 1)
-        return taken
-
-    def row(self) -> list[str]:
-        first = self.first()
-        self.train(2)
-        synchronise()
+    def row(self) -> tuple[float, list[str]]:
+        """Seconds of a whole step, and what the table has after the ratio to the ideal."""
+        trainer = self._bench.trainer
+        first = trainer.differentiated.settling
+        begun = self.seconds(first) * first
         waited = waits(lambda: self.train(STEPS))
         whole = self.seconds(STEPS)
         taken: list[tuple[list[float], float]] = []
-        trainer = self._bench.trainer
         self.steps(lambda item: taken.append(in_parts(trainer, item)), REPETITIONS)
         medians = [statistics.median(each) for each in zip(*(p for p, _ in taken), strict=True)]
-        return [
-            f"{1000 * whole:,.1f}",
+        return whole, [
             *(f"{part:,.1f}" for part in medians),
-            f"{(medians[0] + medians[3]) / sum(medians):.1%}",
+            f"{(medians[0] + medians[2]) / sum(medians):.1%}",
             f"{statistics.median(host for _, host in taken):,.1f}",
-            f"{1000 * first:,.0f}",
+            f"{1000 * (begun - first * whole):,.0f}",
             f"{waited} in {STEPS} steps",
         ]
 
@@ -182,8 +164,15 @@ def rows_of(name: str, options: argparse.Namespace, scratch: Path) -> list[list[
     loaded = with_settings(base, settings, options.batch, options.model)
     bench = Bench(BenchRequest(loaded.config, loaded.plan.segments, 1, 1.0, scratch), None)
     bench.compile(print)
-    ways = [Setting(bench, segment) for segment in bench.plan.segments]
-    return [[name, words, *way.row()] for words, way in zip(settings, ways, strict=True)]
+    if options.plain:
+        bench.trainer.differentiated.recorder = None
+    ways = [Setting(bench, segment).row() for segment in bench.plan.segments]
+    full, rows = ways[-1][0], []
+    for words, segment, (whole, rest) in zip(settings, bench.plan.segments, ways, strict=True):
+        ideal = full * segment.sample_cost
+        figures = [f"{segment.sample_cost:.3f}", f"{1000 * whole:,.1f}", f"{ideal / whole:.2f}"]
+        rows.append([name, words, *figures, *rest])
+    return rows
 
 
 def synchronise() -> None:
@@ -194,7 +183,8 @@ def synchronise() -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--bases", nargs="+", default=["moco_full", "dino_full"])
-    parser.add_argument("--settings", nargs="+", help="as phases have them")
+    parser.add_argument("--settings", nargs="+", help="as phases have them; `full` comes last")
+    parser.add_argument("--plain", action="store_true", help="steps are not recorded")
     parser.add_argument("--model", help="in place of the recipes' own")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--record", action="store_true", help="append to RESULTS.md")
@@ -205,8 +195,8 @@ def main() -> None:
             rows += rows_of(name, options, Path(scratch))
     body = table(HEADER, rows) + (
         f"\n\nBatch {options.batch}, images in memory. Parts are medians of {REPETITIONS} steps "
-        f"taken apart, the whole a mean of {STEPS} ordinary ones; the first step is the setting's "
-        "first in the process."
+        f"taken apart, the whole a mean of {STEPS} ordinary ones; the beginning is how much longer "
+        "the setting's first steps took."
     )
     if options.record:
         record("Where a step's time goes", body, choose_device("auto"))

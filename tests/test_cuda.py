@@ -7,6 +7,7 @@ import json
 import math
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,46 +19,13 @@ import torch
 from fastcl_cli.data.augment import draw_views
 from fastcl_cli.data.views import make_view
 from fastcl_cli.errors import NumericalError
-from fastcl_cli.methods.build import build_method
-from fastcl_cli.schedule import Loaded, Request, compile_text, load
+from fastcl_cli.schedule import load
 from fastcl_cli.train.compiling import compile_method
-from fastcl_cli.train.device import Device
-from fastcl_cli.train.inputs import Batch, InputMaker
-from fastcl_cli.train.optim import build_optimizer
-from fastcl_cli.train.schedules import Schedules
-from fastcl_cli.train.step import Trainer
+from fastcl_cli.train.inputs import InputMaker
 from fastcl_cli.train.synthetic import SyntheticImages
+from tests.steps import QUICKSTARTS, batch, device, quick, trainer
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-QUICKSTARTS = ["quickstart", "quickstart_simclr", "quickstart_dino"]
-
-
-def device(kind: str, precision: str) -> Device:
-    return Device(torch.device(kind), precision, 2)  # type: ignore[arg-type]
-
-
-def trainer(loaded: Loaded, where: Device) -> Trainer:
-    method = build_method(loaded.config, 0).to(where.device)
-    return Trainer(
-        method,
-        build_optimizer(method, loaded.config.betas),
-        Schedules(loaded.config, loaded.plan, method.momentum_lead),
-        InputMaker(loaded.config, SyntheticImages(), 0, where.device),
-        where,
-        loaded.config.clip,
-    )
-
-
-def batch(images: int, side: int) -> Batch:
-    generator = torch.Generator().manual_seed(0)
-    shape = (images, side, side, 3)
-    pixels = torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator)
-    return Batch(pixels, np.arange(images), slice(0, images))
-
-
-def quick(name: str) -> Loaded:
-    base = load(name)
-    return compile_text(base.text, base.name, Request(overrides=("batch=16",), images=(64, "data")))
 
 
 @contextmanager
@@ -133,6 +101,34 @@ def test_compiled_blocks_compute_what_blocks_compute(name: str) -> None:
         assert float(a.gradient_norm) == pytest.approx(float(b.gradient_norm), rel=1e-2)
     made = counters["stats"]["unique_graphs"] - graphs
     assert made <= 4  # what makes views and DINO's loss, at its first use
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize("name", QUICKSTARTS)
+def test_recorded_steps_train_as_steps_do(name: str, compiled: bool) -> None:
+    """Over changes of phase and of batch, and of what counts in epochs."""
+    loaded, where = quick(name), device("cuda", "bf16")
+    plain = trainer(loaded, where)
+    if compiled:
+        dropped = loaded.config.drop_path > 0
+        compile_method(plain.method, loaded.plan, where, print, dropped_paths=dropped)
+    recorded = copy.deepcopy(plain)
+    plain.differentiated.recorder = None
+    assert recorded.differentiated.recorder is not None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message="steps are launched")
+        for segment in loaded.plan.segments:
+            for step in range(segment.first_step, segment.first_step + 6):
+                seen = batch(16, 32, seed=step)
+                a, b = (one.step(step, segment.views, seen) for one in (plain, recorded))
+                assert float(a.loss) == pytest.approx(float(b.loss), rel=1e-3)
+                assert float(a.gradient_norm) == pytest.approx(float(b.gradient_norm), rel=1e-2)
+    assert recorded.differentiated.recorder is not None
+    differ = [
+        float((p - q).detach().norm() / p.detach().norm().clamp(min=1e-3))
+        for p, q in zip(plain.method.parameters(), recorded.method.parameters(), strict=True)
+    ]
+    assert max(differ) < 2e-2
 
 
 def test_an_infinite_loss_is_refused_before_it_is_kept() -> None:

@@ -82,13 +82,16 @@ class Method(nn.Module, ABC):
     momentum_lead: int = 0
 
     @abstractmethod
-    def loss(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
+    def loss(
+        self, online: Sequence[Input], target: Sequence[Input], epochs: float | Tensor
+    ) -> Loss:
         """The training loss of one batch; changes nothing.
 
         Args:
             online: every view as the online encoder sees it, global views first.
             target: the views that the target encoder sees, in the same order; empty without one.
-            epochs: progress of the run, for what a recipe counts in epochs.
+            epochs: progress of the run, for what a recipe counts in epochs; a float64 scalar on
+                the device where the processor does not follow what happens there.
         """
 
     def absorb(self, statistics: Tensor) -> None:

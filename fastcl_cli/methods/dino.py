@@ -107,7 +107,7 @@ def _cross_entropy(
 
 @fused
 def _distributions(
-    logits: Tensor, center: Tensor, temperature: float
+    logits: Tensor, center: Tensor, temperature: float | Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """The teacher's distributions over K prototypes of (2, B, K) logits, in their dtype; the sums
     of their entropies in nats, (2,); and their sums over images, (2, K)."""
@@ -115,6 +115,15 @@ def _distributions(
     # View by view: one more (B, K) block at a time.
     entropies = torch.stack([torch.special.entr(view).sum() for view in teacher])
     return teacher, entropies, teacher.sum(dim=1)
+
+
+def temperature_at(schedule: TeacherTemperature, epochs: float | Tensor) -> float | Tensor:
+    """``schedule.at`` the whole epoch that is under way, on the device of ``epochs``."""
+    if not isinstance(epochs, Tensor):
+        return schedule.at(int(epochs))
+    whole, last = epochs.floor(), schedule.epochs - 1
+    rising = schedule.start + (schedule.end - schedule.start) * whole / last if last > 0 else whole
+    return torch.where(whole >= last, schedule.end, rising)
 
 
 class DinoHead(nn.Module):
@@ -195,7 +204,9 @@ class DINO(Method):
         self.center: Tensor
         self.register_buffer("center", torch.zeros(prototypes))
 
-    def loss(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
+    def loss(
+        self, online: Sequence[Input], target: Sequence[Input], epochs: float | Tensor
+    ) -> Loss:
         student_head, teacher_head = self._heads
         features = encode(self.online["backbone"], online, self.parts)
         student = project(student_head, features)
@@ -203,7 +214,7 @@ class DINO(Method):
             assert self.target is not None
             z = project(teacher_head, encode(self.target["backbone"], target, self.parts))
             logits = (z @ teacher_head.prototypes.T).to(z.dtype)
-            temperature = self.teacher_temperature.at(int(epochs))
+            temperature = temperature_at(self.teacher_temperature, epochs)
             teacher, entropies, sums = _distributions(logits, self.center, temperature)
             mean = distributed.average(logits.mean(dim=(0, 1)))
             seen = Teacher(entropies.sum() / len(z[0]) / 2, sums.sum(dim=0) / len(z[0]) / 2)

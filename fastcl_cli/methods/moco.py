@@ -68,7 +68,9 @@ class MoCo(Method):
             {name: frozen_copy(self.online[name]) for name in ("backbone", "projector")}
         )
 
-    def loss(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
+    def loss(
+        self, online: Sequence[Input], target: Sequence[Input], epochs: float | Tensor
+    ) -> Loss:
         """contrast(q1, k2) + contrast(q2, k1): a query's positive is the other view's key."""
         features = encode(self.online["backbone"], online, self.parts)
         queries = [self._query(x) for x in features]

@@ -56,7 +56,9 @@ class SimCLR(Method):
         )
         self.target = None
 
-    def loss(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
+    def loss(
+        self, online: Sequence[Input], target: Sequence[Input], epochs: float | Tensor
+    ) -> Loss:
         features = encode(self.online["backbone"], online, self.parts)
         first, second = (self.online["projector"](x) for x in features)
         with torch.autocast(first.device.type, enabled=False):

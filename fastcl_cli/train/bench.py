@@ -82,13 +82,12 @@ class BenchRequest:
 @dataclass(frozen=True, slots=True)
 class _Timing:
     """Means of one timing, in seconds: of a step, of its wait for data, and of the wait for a
-    stream's first batch; ``log`` of a log line; ``memory`` in bytes."""
+    stream's first batch; ``log`` of a log line."""
 
     step: float
     wait: float
     first: float
     log: float
-    memory: int | None
 
 
 class Bench:
@@ -139,8 +138,10 @@ class Bench:
             self._config.clip,
         )
         self._memory = PeakMemory(self._device.device)
-        # Where in the plan each setting goes on.
+        # Where in the plan each setting goes on, and the most memory that it was seen to take: a
+        # recorded step allocates nothing.
         self._next = [segment.first_step for segment in self.plan.segments]
+        self._peaks: list[int | None] = [None] * len(self._next)
 
     def compile(self, announce: Callable[[str], None]) -> None:
         """Compile what all settings run, where a run does so."""
@@ -218,9 +219,10 @@ class Bench:
         return steps, start_s
 
     def _time(self, index: int, steps: int) -> _Timing:
-        """Time ``steps`` steps of a setting, after one that is not counted."""
+        """Time ``steps`` steps of a setting, after those that are not counted."""
         first = self._next[index]
-        self._next[index] += steps + 1
+        counted = first + self._uncounted
+        end = self._next[index] = counted + steps
         meter = Meter(self.plan, {})
         waits: list[float] = []
         first_waits: list[float] = []
@@ -233,22 +235,27 @@ class Bench:
             for step, segment, batch in ahead:
                 arrived = time.perf_counter()
                 result = self.trainer.step(step, segment.views, batch)
-                if step in (first, first + steps):
+                if step + 1 in (counted, end):
                     self._synchronise()
                 done = time.perf_counter()
                 meter.add(segment, result, arrived - since)
                 begins = step == first or self.plan.position(step).offset == 0
                 (first_waits if begins else waits).append(arrived - since)
-                computing += done - arrived if step > first else 0.0
-                if step == first + steps:
+                computing += done - arrived if step >= counted else 0.0
+                if step + 1 == end:
                     break
                 since = time.perf_counter()
-        memory = self._memory.bytes()
+        if (memory := self._memory.bytes()) is not None:
+            self._peaks[index] = max(memory, self._peaks[index] or 0)
         since = time.perf_counter()
         meter.line(step + 1, segment, result)
         log = time.perf_counter() - since
         wait = statistics.fmean(waits) if waits else 0.0
-        return _Timing(computing / steps + wait, wait, statistics.fmean(first_waits), log, memory)
+        return _Timing(computing / steps + wait, wait, statistics.fmean(first_waits), log)
+
+    @property
+    def _uncounted(self) -> int:
+        return self.trainer.differentiated.settling
 
     def _synchronise(self) -> None:
         if self._device.device.type == "cuda":
@@ -303,22 +310,20 @@ class Bench:
             memory_kind=self._memory.kind,
             workload=Workload.of(self._config),
             recipe=Recipe.of(self._config),
-            measured=tuple(
-                self._measured(self.plan.segments[index], times) for index, times in timings.items()
-            ),
+            measured=tuple(self._measured(index, times) for index, times in timings.items()),
             loader=Loader(Spread.of(rates), self._decode) if rates else None,
             fixed=fixed,
         )
 
-    def _measured(self, segment: Segment, timings: Sequence[_Timing]) -> Measured:
-        memory = [t.memory for t in timings if t.memory is not None]
+    def _measured(self, index: int, timings: Sequence[_Timing]) -> Measured:
+        segment = self.plan.segments[index]
         flops = forward_flops(self._config, segment.views, segment.batch).training
         return Measured(
             Setting(segment.views, segment.batch, segment.online, segment.target),
             Spread.of([1000 * t.step for t in timings]),
             1000 * statistics.median(t.wait for t in timings),
             1000 * statistics.median(t.log for t in timings),
-            max(memory) if memory else None,
+            self._peaks[index],
             flops * segment.batch,
         )
 

@@ -124,7 +124,7 @@ class InputMaker:
         online: list[Input] = []
         target: list[Input] = []
         for view, drawn in zip(views, ready.drawn, strict=True):
-            rendered: dict[int, Tensor] = {}
+            rendered: dict[int, tuple[Tensor, ...]] = {}
             for tokens, kept, paths, inputs in (
                 (view.online, drawn.online, drawn.paths, online),
                 (view.target, drawn.target, [None] * view.count, target),
@@ -132,9 +132,8 @@ class InputMaker:
                 if tokens is None:
                     continue
                 if tokens.patch not in rendered:
-                    rendered[tokens.patch] = self._pixels(ready.images, drawn, tokens)
-                copies = rendered[tokens.patch].unbind(1)
-                inputs += map(Input, copies, kept, paths)
+                    rendered[tokens.patch] = self._pixels(ready.images, drawn, tokens).unbind(1)
+                inputs += map(Input, rendered[tokens.patch], kept, paths)
         return online, target
 
     def _draw(self, view: View, numbers: Sequence[int], step: int, batch: Batch) -> Drawn:

@@ -21,6 +21,7 @@ from fastcl_cli.processes import distributed
 from fastcl_cli.train.device import Device
 from fastcl_cli.train.inputs import Batch, InputMaker, Prepared
 from fastcl_cli.train.optim import clip_each, gradient_norm, set_values
+from fastcl_cli.train.recorded import Differentiated, recorder_for
 from fastcl_cli.train.schedules import Schedules, Values
 from fastcl_cli.train.sharding import is_sharded
 
@@ -45,7 +46,9 @@ class _LossModule(nn.Module):
         super().__init__()
         self.method = method
 
-    def forward(self, online: Sequence[Input], target: Sequence[Input], epochs: float) -> Loss:
+    def forward(
+        self, online: Sequence[Input], target: Sequence[Input], epochs: float | Tensor
+    ) -> Loss:
         return self.method.loss(online, target, epochs)
 
 
@@ -81,7 +84,10 @@ class Trainer:
         self.schedules = schedules
         self.inputs = inputs
         self.device = device
-        self._loss = data_parallel(method)
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.differentiated = Differentiated(
+            data_parallel(method), parameters, device, recorder_for(device)
+        )
         self.clip = clip
         self._verdict = _Verdict(device.device)
 
@@ -94,13 +100,9 @@ class Trainer:
         """
         online, target = self.inputs(step, views, batch)
         values = self.schedules.at(step)
-        with self.device.autocast():
-            loss: Loss = self._loss(online, target, values.epochs)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.value.backward()  # type: ignore[no-untyped-call]
-
+        loss = self.differentiated(online, target, values.epochs)
         norm = gradient_norm(self.method.online.parameters())
-        whole = distributed.average(loss.value.detach())
+        whole = distributed.average(loss.value)
         self._verdict.of(step, whole, norm)
         self.update(values, loss)
         return StepResult(whole, norm, values, loss.features, loss.teacher)

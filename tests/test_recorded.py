@@ -1,0 +1,108 @@
+"""Recorded steps, with a recorder that does the work anew where a GPU would replay it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from fastcl_cli.config import TeacherTemperature
+from fastcl_cli.methods.base import Input, Loss
+from fastcl_cli.methods.dino import temperature_at
+from fastcl_cli.train.recorded import PLAIN_STEPS, Differentiated
+from fastcl_cli.transfer import map_tensors
+from tests.steps import QUICKSTARTS, batch, device, quick, trainer
+
+CPU = device("cpu", "float32")
+
+
+class Again:
+    """Does the work again into the tensors that it gave the first time."""
+
+    def __init__(self) -> None:
+        self.recorded = self.replayed = 0
+
+    def __call__(self, work: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
+        self.recorded += 1
+        made = map_tensors(lambda tensor: tensor.clone(), work())
+        # What a recording writes is worth nothing before it is replayed.
+        map_tensors(lambda tensor: tensor.fill_(float("nan")), made)
+
+        def replay() -> None:
+            self.replayed += 1
+            fresh: list[Tensor] = []
+            map_tensors(fresh.append, work())
+            values = iter(fresh)
+            map_tensors(lambda tensor: tensor.copy_(next(values)), made)
+
+        return replay, made
+
+
+@pytest.mark.parametrize("name", QUICKSTARTS)
+def test_recorded_steps_train_as_steps_do(name: str) -> None:
+    """To the bit, over changes of phase, of images, and of what counts in epochs."""
+    loaded = quick(name)
+    plain, recorded = trainer(loaded, CPU), trainer(loaded, CPU)
+    recorder = recorded.differentiated.recorder = Again()
+    for segment in loaded.plan.segments:
+        steps = range(segment.first_step, segment.end_step, 3)[: PLAIN_STEPS + 3]
+        for step in steps:
+            seen = batch(16, 32, seed=step)
+            a, b = (one.step(step, segment.views, seen) for one in (plain, recorded))
+            assert torch.equal(a.loss, b.loss) and torch.equal(a.gradient_norm, b.gradient_norm)
+            assert torch.equal(a.features, b.features)
+    phases = len(loaded.plan.segments)
+    assert (recorder.recorded, recorder.replayed) == (phases, 3 * phases)
+    own, other = plain.method.state_dict(), recorded.method.state_dict()
+    assert all(torch.equal(own[key], other[key]) for key in own)
+
+
+def test_a_result_outlives_the_next_step() -> None:
+    loaded = quick("quickstart_dino")
+    own = trainer(loaded, CPU)
+    own.differentiated.recorder = Again()
+    views = loaded.plan.segments[0].views
+    results = [own.step(step, views, batch(16, 32, seed=step)) for step in range(PLAIN_STEPS + 2)]
+    kept = [(float(result.loss), result.features.clone()) for result in results[-2:]]
+    own.step(len(results), views, batch(16, 32, seed=99))
+    assert kept[0][0] != kept[1][0]
+    for result, (loss, features) in zip(results[-2:], kept, strict=True):
+        assert float(result.loss) == loss and torch.equal(result.features, features)
+
+
+def test_what_cannot_be_recorded_runs_as_it_stands() -> None:
+    def refuse(work: Callable[[], Any]) -> Any:
+        raise RuntimeError("operation not permitted\nwhen capturing")
+
+    weight = torch.nn.Parameter(torch.ones(()))
+    own = Differentiated(
+        lambda online, target, epochs: Loss(weight * online[0].pixels.sum(), torch.zeros(1)),
+        [weight],
+        CPU,
+        refuse,
+    )
+    for count in range(1, 2 * PLAIN_STEPS + 2):
+        seen = [Input(torch.full((1, 3, 2, 2), float(count)))]
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            loss = own(seen, [], 0.0)
+        assert weight.grad is not None
+        assert float(loss.value) == float(weight.grad) == 12 * count
+        assert [str(w.message) for w in told] == (
+            ["steps are launched kernel by kernel, slower: operation not permitted"]
+            if count == PLAIN_STEPS + 1
+            else []
+        )
+
+
+@pytest.mark.parametrize("over", [0.0, 0.5, 1.0, 3.0, 7.5])
+def test_the_teachers_temperature_is_the_same_on_the_device(over: float) -> None:
+    schedule = TeacherTemperature(0.04, 0.07, over)
+    for epochs in torch.linspace(0, 9, 181, dtype=torch.float64):
+        there = temperature_at(schedule, epochs)
+        assert isinstance(there, Tensor)
+        assert float(there) == temperature_at(schedule, float(epochs))
