@@ -5,27 +5,23 @@ one compilation of some seconds serves the whole depth of both encoders. Batch a
 are symbols in it, so a phase with another compression finds its code ready. (What runs in another
 precision, k-NN during a run, is compiled when it first comes.) Matrix products go to the vendor's
 library either way; what is gained is that everything between them (norms, GELU, casts, residuals)
-takes one pass over the memory instead of several.
+takes one pass over the memory instead of several. Attention among few tokens has
+a kernel of its own (`short_attention`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from fastcl_cli.model.short_attention import use_short_attention, use_timm_attention
 from fastcl_cli.model.vit import Encoder
 
 Shape: TypeAlias = tuple[int, int]
 """Images, and tokens of each."""
-
-_SHORT = 64
-"""Tokens below which the memory-efficient attention is the fastest: the others work on tiles of so
-many (one H200, forward and backward, 26 tokens: 0.52 ms against 0.63 and 0.98)."""
-
 
 _VARIANTS = 32
 """Of a block's code: torch gives up after 8."""
@@ -36,14 +32,7 @@ class CompilationError(Exception):
 
 
 def run_block(block: nn.Module, x: Tensor) -> Tensor:
-    """A block's output, (B, T, D), with the attention that is fastest for T tokens on a GPU."""
-    return _run(block, x, x.shape[1] < _SHORT)
-
-
-def _run(block: nn.Module, x: Tensor, short: bool) -> Tensor:
-    if short:
-        with sdpa_kernel([SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]):
-            return block(x)  # type: ignore[no-any-return]
+    """A block's output, (B, T, D)."""
     return block(x)  # type: ignore[no-any-return]
 
 
@@ -68,24 +57,23 @@ def compile_blocks(
     Raises:
         CompilationError: it cannot be done here; blocks run as they are.
     """
-    compiled: Callable[[nn.Module, Tensor, bool], Tensor]
     # Both encoders, with and without gradients, for few tokens and many: each is one.
     torch._dynamo.config.recompile_limit = max(_VARIANTS, torch._dynamo.config.recompile_limit)
-
-    def run(block: nn.Module, x: Tensor) -> Tensor:
-        return compiled(block, x, x.shape[1] < _SHORT)
-
     encoders = [(online, online_shapes, dropped_paths)]
     if target is not None:
         encoders.append((target, target_shapes, False))
     try:
-        compiled = torch.compile(_run, dynamic=True, backend=backend)
+        compiled = torch.compile(run_block, dynamic=True, backend=backend)
         for encoder, shapes, dropped in encoders:
-            encoder.run_block = run
+            encoder.run_block = compiled
+            for block in encoder.vit.blocks:
+                use_short_attention(block)
             _try(encoder, shapes, dropped)
     except Exception as error:  # whatever a compiler, or one that is missing, may raise
         for encoder, *_ in encoders:
             encoder.run_block = run_block
+            for block in encoder.vit.blocks:
+                use_timm_attention(block)
         lines = str(error).strip().splitlines() or [""]
         raise CompilationError(f"{type(error).__name__}: {lines[0]}") from error
 
