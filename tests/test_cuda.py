@@ -103,6 +103,26 @@ def test_compiled_blocks_compute_what_blocks_compute(name: str) -> None:
     assert made <= 4  # what makes views and DINO's loss, at its first use
 
 
+@pytest.mark.parametrize("tokens", [6, 26, 49])
+def test_short_attention_is_attention(tokens: int) -> None:
+    """To the rounding of 16 bits, in values and gradient."""
+    from fastcl_cli.model.short_attention import short_attention
+
+    generator = torch.Generator("cuda").manual_seed(0)
+    shape = (33, tokens, 3, 6, 64)
+    qkv = torch.randn(shape, generator=generator, device="cuda", dtype=torch.bfloat16)
+    upstream = torch.randn(33, tokens, 6, 64, generator=generator, device="cuda")
+    exact = qkv.double().requires_grad_()
+    q, k, v = exact.permute(2, 0, 3, 1, 4)
+    expected = ((q @ k.transpose(2, 3) / 8).softmax(dim=3) @ v).transpose(1, 2)
+    (gradient,) = torch.autograd.grad(expected, exact, upstream.double())
+    qkv.requires_grad_()
+    actual = short_attention(qkv, 1 / 8)
+    (own,) = torch.autograd.grad(actual, qkv, upstream.bfloat16())
+    assert (actual - expected).norm() < 5e-3 * expected.norm()
+    assert (own - gradient).norm() < 1e-2 * gradient.norm()
+
+
 @pytest.mark.parametrize("compiled", [False, True])
 @pytest.mark.parametrize("name", QUICKSTARTS)
 def test_recorded_steps_train_as_steps_do(name: str, compiled: bool) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -29,6 +28,8 @@ class Normalisation:
 
 
 IMAGENET = Normalisation()
+_CENTRE = 128
+"""Of the pixels 0 to 255."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +98,12 @@ class Chunk:
         return self.part.of_mean @ means[:, :, None] + self.space.offset
 
 
-def matmul_views(chunk: Chunk, out: Tensor) -> None:
-    """view = R · image · Cᵀ, with the colour between the two products, into (m, 3, s, s); neither
-    clipped nor solarized yet (`finish_matmul_views`).
+def matmul_views(chunk: Chunk) -> Tensor:
+    """view = R · image · Cᵀ, then its colours: float32 (m, 3, s, s).
 
-    All views of an image share its product with their row matrices, stacked. The colour also turns
-    (rows, columns, RGB) into (RGB, rows, columns), so no pixel is moved for its own sake.
+    All views of an image share its product with their row matrices, stacked. Pixels are about 0
+    until then, where 16 bits are finest; as rows of R and C sum to 1, the colour's constant makes
+    up for it.
     """
     images, part = chunk.images, chunk.part
     count, source = images.shape[:2]
@@ -110,24 +111,25 @@ def matmul_views(chunk: Chunk, out: Tensor) -> None:
     top, left, height, width = part.box.unbind(1)
     upright = torch.zeros_like(part.flip)
     dtype = _product_dtype(images.device)
-    R = resize_matrices(top, height, upright, source, chunk.side, chunk.resize).to(dtype)
-    C = resize_matrices(left, width, part.flip, source, chunk.side, chunk.resize).to(dtype)
-    X = images.view(count, source, source * 3).to(dtype)
+    R = resize_matrices(top, height, upright, source, chunk.side, chunk.resize, dtype)
+    C = resize_matrices(left, width, part.flip, source, chunk.side, chunk.resize, dtype)
+    X = _centred_planes(images, dtype).view(count, source, 3 * source)
     # The mean of R · X · Cᵀ over its pixels, without making it.
     along_rows = torch.bmm(R.mean(dim=1).view(count, part.copies, source), X)
-    means = torch.bmm(C.mean(dim=1, keepdim=True), along_rows.view(rows, source, 3))[:, 0].float()
+    means = torch.bmm(along_rows.view(rows, 3, source), C.mean(dim=1)[:, :, None])[:, :, 0]
+    after = chunk.reduction
     if len(part.blurred):
-        blur = blur_matrices(part.sigma, chunk.side).to(dtype)
-        for matrices in (R, C):
-            matrices.index_copy_(0, part.blurred, blur @ matrices.index_select(0, part.blurred))
-    if chunk.reduction is not None:
-        D = chunk.reduction.to(dtype)
-        R, C = D @ R, D @ C
+        plain = torch.eye(chunk.side, device=images.device) if after is None else after
+        blur = blur_matrices(part.sigma, chunk.side, after, dtype)
+        after = plain.to(dtype).repeat(rows, 1, 1).index_copy_(0, part.blurred, blur)
+    if after is not None:
+        R, C = after.to(dtype) @ R, after.to(dtype) @ C
     side = R.shape[1]
     Y = torch.bmm(R.view(count, part.copies * side, source), X)
-    Z = _recolour(Y.view(rows, side * source, 3), part.linear, chunk.bias(means))
-    view = torch.bmm(Z.view(rows, 3 * side, source), C.transpose(1, 2))
-    out.view(rows, 3 * side, side).copy_(view)
+    view = torch.bmm(Y.view(rows, side * 3, source), C.transpose(1, 2)).view(rows, side, 3, side)
+    bias = chunk.bias(means.float() + _CENTRE) + _CENTRE * part.linear.sum(dim=2, keepdim=True)
+    space = chunk.space
+    return _coloured(view, part.linear, bias, part.solarize, space.low, space.high)
 
 
 def _product_dtype(device: torch.device) -> torch.dtype:
@@ -139,50 +141,44 @@ def _product_dtype(device: torch.device) -> torch.dtype:
 
 
 @fused
-def _recolour(pixels: Tensor, linear: Tensor, bias: Tensor) -> Tensor:
-    """linear · pixel + bias of (m, P, 3), by (m, 3, 3) and (m, 3, 1): (m, 3, P), in the dtype of
-    the pixels.
-
-    Written out: as a product of matrices it is too thin for a GPU's libraries to be fast at.
-    """
-    red, green, blue = pixels.unbind(2)
-    channels = []
-    for i in range(3):
-        weight = linear[:, i, :, None]
-        of_red, of_green, of_blue = weight[:, 0], weight[:, 1], weight[:, 2]
-        channels.append(of_red * red + of_green * green + of_blue * blue + bias[:, i])
-    return torch.stack(channels, dim=1).to(pixels.dtype)
-
-
-def finish_matmul_views(out: Tensor, parts: Sequence[ViewPart], space: Space) -> None:
-    """Clip and solarize what `matmul_views` has made of all ``parts``, in place."""
-    solarize = torch.cat([part.solarize for part in parts])
-    _clip_and_solarize(out, solarize, space.low, space.high)
+def _centred_planes(images: Tensor, dtype: torch.dtype) -> Tensor:
+    """uint8 (n, S, S, 3) less `_CENTRE`, with the channels of a row one after the other: (n, S, 3,
+    S), whole numbers in ``dtype``."""
+    return (images.to(dtype) - _CENTRE).transpose(2, 3).contiguous()
 
 
 @fused
-def _clip_and_solarize(out: Tensor, solarize: Tensor, low: Tensor, high: Tensor) -> None:
-    """Clip to [0, 1] and invert what is brighter than 1/2, where asked for: min(x, 1 - x).
+def _coloured(
+    pixels: Tensor, linear: Tensor, bias: Tensor, solarize: Tensor, low: Tensor, high: Tensor
+) -> Tensor:
+    """linear · pixel + bias of (m, s, 3, s), by (m, 3, 3) and (m, 3, 1), clipped to [0, 1] and
+    inverted where it is brighter than 1/2 and that is asked for, min(x, 1 - x): (m, 3, s, s).
 
     In normalised colours, so that normalising takes no pass of its own. In 8 bits the recipes
-    invert from 128 up, which is everything brighter than 127.5 / 255.
+    invert from 128 up, which is everything brighter than 127.5 / 255. The product is written out:
+    it is too thin for a GPU's libraries to be fast at.
     """
-    clipped = torch.minimum(torch.maximum(out, low), high)
+    mixed = bias[:, :, :, None]
+    for j in range(3):
+        mixed = mixed + linear[:, :, j, None, None] * pixels[:, None, :, j]
+    clipped = torch.minimum(torch.maximum(mixed, low), high)
     inverted = torch.minimum(clipped, low + high - clipped)
-    out.copy_(torch.where(solarize[:, None, None, None], inverted, clipped))
+    return torch.where(solarize[:, None, None, None], inverted, clipped)
 
 
-def loop_views(chunk: Chunk, out: Tensor) -> None:
-    """What `matmul_views` and `finish_matmul_views` make, by loops over rows (see `view_loops`), on
-    as many threads as torch has."""
+def loop_views(chunk: Chunk) -> Tensor:
+    """What `matmul_views` makes, by loops over rows (see `view_loops`), on as many threads as torch
+    has."""
     from fastcl_cli.data.view_loops import make_views  # which compiles
 
     part, space = chunk.part, chunk.space
     count, source = chunk.images.shape[:2]
     rows = len(part.flip)
     # Compiled code would read and write wherever it is told.
-    assert rows == count * part.copies == len(out) and bool((part.box[:, :2] >= 0).all())
+    assert rows == count * part.copies and bool((part.box[:, :2] >= 0).all())
     assert bool((part.box[:, :2] + part.box[:, 2:] <= source).all())
+    side = chunk.side if chunk.reduction is None else len(chunk.reduction)
+    out = torch.empty(rows, 3, side, side)
     images = _array(chunk.images.reshape(count, source, 3 * source))
     box, flip, linear, of_mean = map(_array, (part.box, part.flip, part.linear, part.of_mean))
     sigma = _array(torch.zeros(rows).index_copy_(0, part.blurred, part.sigma))
@@ -200,12 +196,13 @@ def loop_views(chunk: Chunk, out: Tensor) -> None:
     threads = torch.get_num_threads()
     if threads == 1:
         make(0, rows)
-        return
+        return out
     # Short pieces: a blurred view takes twice as long as another.
     firsts = range(0, rows, -(-rows // (8 * threads)))
     ends = [*firsts[1:], rows]
     for _ in kept_threads("views", threads).map(make, firsts, ends):
         pass
+    return out
 
 
 def _array(tensor: Tensor) -> NDArray[Any]:

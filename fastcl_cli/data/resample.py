@@ -22,7 +22,13 @@ BLUR_REACH = 8
 
 @fused
 def resize_matrices(
-    start: Tensor, length: Tensor, flip: Tensor, source: int, side: int, resize: Resize
+    start: Tensor,
+    length: Tensor,
+    flip: Tensor,
+    source: int,
+    side: int,
+    resize: Resize,
+    dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """Antialiased resizing of an interval of ``source`` pixels to ``side``, as Pillow defines it.
 
@@ -35,7 +41,7 @@ def resize_matrices(
         flip: bool (N,), whether the output runs backwards.
 
     Returns:
-        float32 (N, side, source); rows sum to 1.
+        (N, side, source) in ``dtype``, made in float32; rows sum to 1.
     """
     start, length = start.float()[:, None, None], length.float()[:, None, None]
     scale = length / side
@@ -52,7 +58,7 @@ def resize_matrices(
         weights = torch.where(x < 1, near, torch.where(x < 2, far, torch.zeros_like(x)))
     inside = (pixel > start) & (pixel < start + length)
     weights.mul_(inside)
-    return weights.div_(weights.sum(dim=2, keepdim=True))
+    return weights.div_(weights.sum(dim=2, keepdim=True)).to(dtype)
 
 
 def blur_weights(sigma: Tensor) -> Tensor:
@@ -68,14 +74,20 @@ def blur_weights(sigma: Tensor) -> Tensor:
     return (-0.5 * (offset / sigma.float()[:, None]) ** 2).softmax(dim=1)
 
 
-def blur_matrices(sigma: Tensor, side: int) -> Tensor:
-    """The same blur as matrices, the border reflected without repeating the edge pixel.
+def blur_matrices(
+    sigma: Tensor, side: int, reduction: Tensor | None = None, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """The same blur as matrices, the border reflected without repeating the edge pixel, and D,
+    float32 (s, side), after it: a sum of one shift for each weight, so D is applied to those.
 
     Returns:
-        float32 (N, side, side); rows sum to 1.
+        (N, s, side) in ``dtype``; s = side without a reduction. Rows sum to 1.
     """
     taps = _reflected_taps(side, sigma.device)
-    return (blur_weights(sigma) @ taps.flatten(1)).view(-1, side, side)
+    if reduction is not None:
+        taps = reduction @ taps
+    made = blur_weights(sigma).to(dtype) @ taps.flatten(1).to(dtype)
+    return made.view(-1, *taps.shape[1:])
 
 
 @lru_cache(maxsize=64)

@@ -37,8 +37,6 @@ from fastcl_cli.data.pixels import (
     Chunk,
     Normalisation,
     ViewPart,
-    colour_space,
-    finish_matmul_views,
     loop_views,
     matmul_views,
 )
@@ -125,19 +123,17 @@ def render_views(
     if backend == "auto":
         backend = _backend_of(device)
     render = matmul_views if backend == "matmul" else loop_views
-    result = side if reduction is None else len(reduction)
-    out = torch.empty(len(images) * copies, 3, result, result, device=device)
+    made: list[Tensor] = []
     row = 0
     with torch.autocast(device.type, enabled=False):
         for part in parts:
             end = row + len(part.flip)
             chosen = images[row // copies : end // copies]
-            render(Chunk(chosen, part, side, reduction, resize, normalise), out[row:end])
+            made.append(render(Chunk(chosen, part, side, reduction, resize, normalise)))
             row = end
-        if backend == "matmul":
-            finish_matmul_views(out, parts, colour_space(normalise, device))
-    assert row == len(out)
-    return out.view(-1, copies, 3, result, result)
+    assert row == len(images) * copies
+    out = made[0] if len(made) == 1 else torch.cat(made)
+    return out.view(-1, copies, *out.shape[1:])
 
 
 def make_view(

@@ -30,8 +30,8 @@ from fastcl_cli.model.norm import GlobalBatchNorm
 from fastcl_cli.model.vit import Encoder
 from fastcl_cli.processes import distributed
 
-_LOGITS = 2**25
-"""Logits at once, where a view has no more: 128 MB in float32."""
+_LOGITS = {"cpu": 2**25, "cuda": 2**27}
+"""Logits at once, where a view has no more: 128 MB in float32, and 256 MB in 16 bits."""
 
 
 class PrototypeLoss(torch.autograd.Function):
@@ -59,11 +59,13 @@ class PrototypeLoss(torch.autograd.Function):
         """
         views, images = student.shape[:2]
         scale = 1 / (2 * (views - 1) * images)
+        dtype, wide = _product_dtype(student), weight.dtype
+        student_gradient = torch.empty_like(student)
+        student, weight = student.to(dtype), weight.to(dtype)
         total = teacher.sum(dim=0, keepdim=True)
         loss = teacher.new_zeros(())
-        student_gradient = torch.empty_like(student)
         weight_gradient = None
-        at_once = max(1, _LOGITS // (images * len(weight)))
+        at_once = max(1, _LOGITS[student.device.type] // (images * len(weight)))
         for first in (*range(0, 2, at_once), *range(2, views, at_once)):
             # A global view has the teacher's distribution of the other one, a local view both.
             end = min(first + at_once, 2 if first < 2 else views)
@@ -73,14 +75,14 @@ class PrototypeLoss(torch.autograd.Function):
                 targets, count = teacher.flip(0) if both else teacher[1 - first : 2 - first], 1
             z = student[first:end].flatten(0, 1)
             logits = (z @ weight.T).view(end - first, images, -1)
-            part, gradient = _cross_entropy(logits, targets, count, temperature)
+            part, gradient = _cross_entropy(logits, targets, count, temperature, scale)
             loss += scale * part
-            gradient = gradient.mul_(scale / temperature).flatten(0, 1)
+            gradient = gradient.flatten(0, 1)
             student_gradient[first:end] = (gradient @ weight).view(end - first, images, -1)
             if weight_gradient is not None:
                 weight_gradient += gradient.T @ z
             elif ctx.needs_input_grad[1]:
-                weight_gradient = (gradient.T @ z).to(weight.dtype)
+                weight_gradient = (gradient.T @ z).to(wide)
             del logits, gradient  # before the next block is made
         ctx.save_for_backward(student_gradient, weight_gradient)
         return loss
@@ -92,29 +94,38 @@ class PrototypeLoss(torch.autograd.Function):
         return upstream[0] * student_gradient, of_weight, None, None
 
 
+def _product_dtype(factor: Tensor) -> torch.dtype:
+    """That a product with ``factor`` is computed in here."""
+    kind = factor.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else factor.dtype
+
+
 @fused
 def _cross_entropy(
-    logits: Tensor, targets: Tensor, count: int, temperature: float
+    logits: Tensor, targets: Tensor, count: int, temperature: float, scale: float
 ) -> tuple[Tensor, Tensor]:
-    """Sum over rows of count · logsumexp(z) - <q, z>, z = logits / temperature, and its gradient by
-    z: count · softmax(z) - q. (V, B, K), in the dtype of the ``targets`` q, (V or 1, B, K), of sum
-    ``count`` each."""
+    """Sum over rows of count · logsumexp(z) - <q, z>, z = logits / temperature, in the dtype of the
+    ``targets`` q, (V or 1, B, K), of sum ``count`` each; and ``scale`` times its gradient by the
+    logits, count · softmax(z) - q over the temperature, in the dtype of these, (V, B, K)."""
     z = logits.to(targets.dtype) / temperature
     normaliser = z.logsumexp(dim=2, keepdim=True)
     loss = count * normaliser.sum() - (targets * z).sum()
-    return loss, z.sub_(normaliser).exp_().mul_(count).sub_(targets)
+    gradient = z.sub_(normaliser).exp_().mul_(count).sub_(targets).mul_(scale / temperature)
+    return loss, gradient.to(logits.dtype)
 
 
 @fused
 def _distributions(
     logits: Tensor, center: Tensor, temperature: float | Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The teacher's distributions over K prototypes of (2, B, K) logits, in their dtype; the sums
-    of their entropies in nats, (2,); and their sums over images, (2, K)."""
-    teacher = ((logits - center) / temperature).softmax(dim=2)
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The teacher's distributions over K prototypes of (2, B, K) logits, in float32 or wider; the
+    sums of their entropies in nats, (2,); their sums over images, (2, K); and the logits' mean,
+    (K,)."""
+    wide = logits.to(center.dtype)
+    teacher = ((wide - center) / temperature).softmax(dim=2)
     # View by view: one more (B, K) block at a time.
     entropies = torch.stack([torch.special.entr(view).sum() for view in teacher])
-    return teacher, entropies, teacher.sum(dim=1)
+    return teacher, entropies, teacher.sum(dim=1), wide.mean(dim=(0, 1))
 
 
 def temperature_at(schedule: TeacherTemperature, epochs: float | Tensor) -> float | Tensor:
@@ -213,10 +224,10 @@ class DINO(Method):
         with torch.no_grad():
             assert self.target is not None
             z = project(teacher_head, encode(self.target["backbone"], target, self.parts))
-            logits = (z @ teacher_head.prototypes.T).to(z.dtype)
+            logits = z @ teacher_head.prototypes.T
             temperature = temperature_at(self.teacher_temperature, epochs)
-            teacher, entropies, sums = _distributions(logits, self.center, temperature)
-            mean = distributed.average(logits.mean(dim=(0, 1)))
+            teacher, entropies, sums, mean = _distributions(logits, self.center, temperature)
+            mean = distributed.average(mean)
             seen = Teacher(entropies.sum() / len(z[0]) / 2, sums.sum(dim=0) / len(z[0]) / 2)
         value = PrototypeLoss.apply(student, student_head.prototypes, teacher, self.temperature)
         return Loss(value, features[0].detach(), mean, seen)
