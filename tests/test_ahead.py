@@ -121,7 +121,7 @@ def test_compiled_blocks_serve_every_shape_without_compiling_again(name: str) ->
     assert isinstance(online, Encoder) and isinstance(target, Encoder)
     plain, plain_target = copy.deepcopy(online), copy.deepcopy(target)
     compile_blocks(
-        online, target, [(8, 13), (6, 65)], [(8, 17), (6, 65)], dropped_paths=True,
+        online, target, [((8, 13),), ((6, 65),)], [((8, 17), (6, 65))], dropped_paths=True,
         backend="aot_eager",
     )  # fmt: skip
     made = graphs()
@@ -150,5 +150,7 @@ def test_blocks_that_cannot_be_compiled_run_as_they_are() -> None:
     view = torch.randn(2, 3, 32, 32)
     before = encoder(view)
     with pytest.raises(CompilationError, match="no_such_backend"):
-        compile_blocks(encoder, None, [(2, 65)], [], dropped_paths=False, backend="no_such_backend")
+        compile_blocks(
+            encoder, None, [((2, 65),)], [], dropped_paths=False, backend="no_such_backend"
+        )
     assert torch.allclose(encoder(view), before, atol=1e-5)

@@ -111,7 +111,7 @@ def test_in_parts_no_part_is_kept() -> None:
     method = moco()
     for name, network in (("online", method.online), ("target", method.target)):
         assert network is not None
-        network["backbone"].register_forward_pre_hook(
+        network["backbone"].vit.blocks[0].register_forward_pre_hook(  # type: ignore[union-attr, index]
             lambda module, given, name=name: seen[name].append(len(given[0]))  # type: ignore[misc]
         )
     views = batch(SETTINGS["drop"], (IMAGE, IMAGE), 2, 5)

@@ -16,58 +16,91 @@ from torch import nn
 
 from fastcl_cli.model.short_attention import (
     ShortAttention,
+    tiles_of,
     use_short_attention,
     use_timm_attention,
 )
 
 CASES = [
-    (3, 5, 2, 16),
-    (7, 26, 3, 32),
-    (2, 64, 1, 64),
-    (5, 17, 2, 16),
-    (9, 1, 1, 16),
-    (1, 33, 1, 32),
-]
+    ([(3, 5)], 2, 16), ([(7, 26)], 3, 32), ([(2, 64)], 1, 64), ([(9, 1)], 1, 16),
+    ([(1, 33)], 1, 32), ([(5, 26), (11, 6), (2, 17)], 2, 16),
+]  # fmt: skip
+"""Images and tokens of each in a row, heads, and their width."""
 INTERPRETED = f"""
 import json
 import torch
-from timm.layers.attention import Attention
-from fastcl_cli.model import short_attention as module
+from fastcl_cli.model.short_attention import short_attention, tiles_of
 
 def difference(actual, expected):
     return float((actual - expected).norm() / expected.norm())
 
+def attention(qkv, shapes):
+    done, start = [], 0
+    for images, tokens in shapes:
+        for first in range(start, start + images * tokens, tokens):
+            q, k, v = qkv[first : first + tokens].permute(1, 2, 0, 3)
+            weights = (q @ k.transpose(1, 2) * 0.3).exp()
+            done.append((weights / weights.sum(dim=2, keepdim=True) @ v).transpose(0, 1))
+        start += images * tokens
+    return torch.cat(done)
+
 found = []
-for images, tokens, heads, width in {CASES}:
-    generator = torch.Generator().manual_seed(tokens)
-    qkv = torch.randn(images, tokens, 3, heads, width, generator=generator)
-    upstream = torch.randn(images, tokens, heads, width, generator=generator)
+for shapes, heads, width in {CASES}:
+    rows = sum(images * tokens for images, tokens in shapes)
+    generator = torch.Generator().manual_seed(rows)
+    qkv = torch.randn(rows, 3, heads, width, generator=generator)
+    upstream = torch.randn(rows, heads, width, generator=generator)
     exact = qkv.double().requires_grad_()
-    q, k, v = exact.permute(2, 0, 3, 1, 4)
-    weights = (q @ k.transpose(2, 3) * 0.3).exp()
-    expected = (weights / weights.sum(dim=3, keepdim=True) @ v).transpose(1, 2)
+    expected = attention(exact, shapes)
     gradient, = torch.autograd.grad(expected, exact, upstream.double())
     qkv.requires_grad_()
-    actual = module.short_attention(qkv, 0.3)
+    actual = short_attention(qkv, tiles_of(tuple(shapes), qkv.device), 0.3)
     own, = torch.autograd.grad(actual, qkv, upstream)
     found.append([difference(actual, expected), difference(own, gradient)])
+print(json.dumps(found))
+"""
+PACKED = """
+import copy
+import json
+import torch
+from fastcl_cli.methods.build import build_method
+from fastcl_cli.model.compiled import compile_blocks
+from fastcl_cli.model.paths import draw_paths
+from fastcl_cli.model.vit import Encoder
+from fastcl_cli.schedule import load
+from torch._dynamo.utils import counters
 
-layer = Attention(32, num_heads=2, qkv_bias=True)
-x = torch.randn(4, 10, 32)
-expected = layer(x)
-layer.__class__ = module.ShortAttention
-taken = []
-module._fits = lambda qkv: taken.append(qkv.shape) or True
-found.append([difference(layer(x), expected), 2 - len(taken) - (taken == [(4, 10, 3, 2, 16)])])
+torch.manual_seed(0)
+plain = build_method(load("quickstart_dino").config, 0).online["backbone"]
+own = copy.deepcopy(plain)
+rows = [((4, 13), (6, 6)), ((5, 17), (7, 3))]
+Encoder._few_tokens = lambda self, view, kept: True
+compile_blocks(own, None, rows, [], dropped_paths=True, backend="aot_eager")
+own.packs = True
+found = []
+for shapes in rows:
+    groups = []
+    for images, tokens in shapes:
+        generator = torch.Generator().manual_seed(tokens)
+        view = torch.randn(images, 3, 32, 32, generator=generator)
+        kept = torch.rand(images, 64, generator=generator).argsort(dim=1)[:, : tokens - 1]
+        groups.append((view, kept, draw_paths(images, plain.depth, 0.3, generator)))
+    results = []
+    for encoder in (plain, own):
+        encoder.zero_grad()
+        features = encoder.encode(groups)
+        sum((x * torch.arange(x.shape[1]).cos()).sum() for x in features).backward()
+        gradients = [p.grad.flatten() for p in encoder.parameters() if p.grad is not None]
+        results.append([*features, torch.cat(gradients)])
+    found += [float((a - b).norm() / a.norm()) for a, b in zip(*results)]
 print(json.dumps(found))
 """
 
 
-@pytest.mark.skipif(find_spec("triton") is None, reason="no triton")
-def test_the_kernels_compute_attention_and_its_gradient() -> None:
-    """Of every number of images to a tile, and with tiles that are not full; and timm's layer."""
+def interpreted(program: str) -> list[object]:
+    """What a program prints where Triton's kernels are run on the CPU."""
     done = subprocess.run(
-        [sys.executable, "-c", INTERPRETED],
+        [sys.executable, "-c", program],
         env=os.environ | {"TRITON_INTERPRET": "1"},
         capture_output=True,
         text=True,
@@ -75,8 +108,28 @@ def test_the_kernels_compute_attention_and_its_gradient() -> None:
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
-    assert len(found) == len(CASES) + 1
+    assert isinstance(found, list)
+    return found
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="no triton")
+def test_the_kernels_compute_attention_and_its_gradient() -> None:
+    """Of one shape and of several, with any number of images to a tile, and tiles not full."""
+    found = interpreted(INTERPRETED)
+    assert len(found) == len(CASES)
     assert max(max(pair) for pair in found) < 2e-6, found
+
+
+@pytest.mark.skipif(find_spec("triton") is None, reason="no triton")
+def test_views_of_several_shapes_in_one_row_give_what_each_gives_alone() -> None:
+    """Features and all gradients, with skipped paths, compiled."""
+    found = interpreted(PACKED)
+    assert len(found) == 6 and max(found) < 1e-5, found
+
+
+def test_tiles_hold_whole_images() -> None:
+    tiles = tiles_of(((5, 26), (11, 6)), torch.device("cpu")).tolist()
+    assert tiles == [[0, 52, 26], [52, 52, 26], [104, 26, 26], [130, 60, 6], [190, 6, 6]]
 
 
 def block(**options: object) -> Block:
@@ -88,9 +141,9 @@ def block(**options: object) -> Block:
 def test_a_plain_layer_is_taken_over_and_given_back() -> None:
     own, x = block(), torch.randn(3, 100, 32)
     expected, names = own(x), list(own.state_dict())
-    use_short_attention(own)
+    assert use_short_attention(own)
     assert type(own.attn) is ShortAttention and list(own.state_dict()) == names
-    assert torch.allclose(own(x), expected, atol=1e-6)  # too many tokens, and on the CPU
+    assert torch.allclose(own(x), expected, atol=1e-6)
     use_timm_attention(own)
     assert type(own.attn) is Attention
     assert torch.equal(own(x), expected)
@@ -102,12 +155,12 @@ def test_a_plain_layer_is_taken_over_and_given_back() -> None:
 )
 def test_a_layer_with_more_to_it_stays_timms(options: dict[str, object]) -> None:
     own = block(**options)
-    use_short_attention(own)
+    assert not use_short_attention(own)
     assert type(own.attn) is Attention
 
 
 def test_other_blocks_are_left_alone() -> None:
     other = nn.Linear(2, 2)
-    use_short_attention(other)
+    assert not use_short_attention(other)
     use_timm_attention(other)
     assert type(other) is nn.Linear

@@ -136,29 +136,36 @@ def encode(network: nn.Module, views: Sequence[Input], parts: int = 1) -> list[T
     Returns:
         one (B, D) tensor for each view, in order.
     """
+    assert isinstance(network, Encoder)
     groups: dict[tuple[int, int], list[int]] = {}
     for index, view in enumerate(views):
         groups.setdefault(view.shape, []).append(index)
-    features: list[Tensor] = [torch.empty(0)] * len(views)
+    wholes = []
     for members in groups.values():
         pixels = torch.cat([views[i].pixels for i in members])
         kept = [kept for i in members if (kept := views[i].kept) is not None]
         paths = [paths for i in members if (paths := views[i].paths) is not None]
-        whole = Input(
-            pixels, torch.cat(kept) if kept else None, torch.cat(paths, dim=2) if paths else None
+        wholes.append(
+            (pixels, torch.cat(kept) if kept else None, torch.cat(paths, dim=2) if paths else None)
         )
-        output = torch.cat([_encode_part(network, part, parts > 1) for part in whole.split(parts)])
+    if parts == 1:
+        outputs = network.encode(wholes)
+    else:
+        split = [Input(*whole).split(parts) for whole in wholes]
+        outputs = [torch.cat([_encode_again(network, part) for part in whole]) for whole in split]
+    features: list[Tensor] = [torch.empty(0)] * len(views)
+    for members, output in zip(groups.values(), outputs, strict=True):
         for index, part in zip(members, output.chunk(len(members)), strict=True):
             features[index] = part
     return features
 
 
-def _encode_part(network: nn.Module, part: Input, again: bool) -> Tensor:
+def _encode_again(network: Encoder, part: Input) -> Tensor:
     arguments = (part.pixels, part.kept, part.paths)
     # Nothing in a forward pass is drawn, so the second one is the first.
     output: Tensor = (
         checkpoint(network, *arguments, use_reentrant=False, preserve_rng_state=False)
-        if again and torch.is_grad_enabled()
+        if torch.is_grad_enabled()
         else network(*arguments)
     )
     return output

@@ -26,7 +26,8 @@ def draw_paths(images: int, depth: int, rate: float, generator: torch.Generator)
 
 
 class Branch(nn.Module):
-    """Stands where timm's blocks have a ``DropPath``: multiplies by ``factor`` (B,), if it is set.
+    """Stands where timm's blocks have a ``DropPath``: multiplies by ``factor``, if it is set:
+    (B,), or what can be multiplied with (B, T, D).
 
     It has no parameters, so the model's tensor names stay timm's.
     """
@@ -38,4 +39,5 @@ class Branch(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if self.factor is None:
             return x
-        return x * self.factor.to(x.dtype).reshape(-1, 1, 1)
+        factor = self.factor.reshape(-1, 1, 1) if self.factor.ndim == 1 else self.factor
+        return x * factor.to(x.dtype)

@@ -1,8 +1,8 @@
 """The kernels of `short_attention`, in Triton.
 
-A program has one head of as many whole images as fit into a tile. With S = scale·Q·Kᵀ, P its
-softmax by rows and O = P·V, the gradients are dV = Pᵀ·dO, dP = dO·Vᵀ,
-dS = P ∘ (dP - rowsum(P ∘ dP)), dQ = scale·dS·K and dK = scale·dSᵀ·Q.
+A program has one head of a tile, which holds whole images. With S = scale·Q·Kᵀ, P its softmax by
+rows and O = P·V, the gradients are dV = Pᵀ·dO, dP = dO·Vᵀ, dS = P ∘ (dP - rowsum(P ∘ dP)),
+dQ = scale·dS·K and dK = scale·dSᵀ·Q.
 """
 
 # Triton's language is not typed.
@@ -15,67 +15,49 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-_TILES = (16, 32, 64)
+from fastcl_cli.model.short_attention import MOST_TOKENS
+
+_WARPS = 4
 
 
-def forward(qkv: Tensor, scale: float) -> Tensor:
-    """(B, T, 3, H, d), contiguous, to (B, T, H, d)."""
-    B, T, _, H, d = qkv.shape
-    out = qkv.new_empty(B, T, H, d)
-    tile, images = _tile(T)
-    _forward[(-(-B // images), H)](
-        qkv, out, B * T, T, images * T, scale, H, d, tile, num_warps=_warps(tile)
-    )
+def forward(qkv: Tensor, tiles: Tensor, scale: float) -> Tensor:
+    """(N, 3, H, d), contiguous, to (N, H, d)."""
+    N, _, H, d = qkv.shape
+    out = qkv.new_empty(N, H, d)
+    grid = (len(tiles), H)
+    _forward[grid](qkv, out, tiles, scale, H, d, MOST_TOKENS, num_warps=_WARPS)
     return out
 
 
-def backward(qkv: Tensor, upstream: Tensor, scale: float) -> Tensor:
-    """(B, T, 3, H, d) and (B, T, H, d), both contiguous, to the shape of the first."""
-    B, T, _, H, d = qkv.shape
+def backward(qkv: Tensor, upstream: Tensor, tiles: Tensor, scale: float) -> Tensor:
+    """(N, 3, H, d) and (N, H, d), both contiguous, to the shape of the first."""
+    _, _, H, d = qkv.shape
     gradient = torch.empty_like(qkv)
-    tile, images = _tile(T)
-    _backward[(-(-B // images), H)](
-        qkv, upstream, gradient, B * T, T, images * T, scale, H, d, tile, num_warps=_warps(tile)
-    )
+    grid = (len(tiles), H)
+    _backward[grid](qkv, upstream, gradient, tiles, scale, H, d, MOST_TOKENS, num_warps=_WARPS)
     return gradient
 
 
-def _tile(tokens: int) -> tuple[int, int]:
-    """Tokens of the tile that images of so many fill best, the smallest of equals; and how many
-    images."""
-    best = max(_TILES, key=lambda tile: (tile // tokens * tokens / tile, -tile))
-    return best, best // tokens
-
-
-def _warps(tile: int) -> int:
-    return 4 if tile == 64 else 1
-
-
 @triton.jit
-def _forward(
-    qkv, out, rows, tokens, used, scale, H: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr
-):
-    row = tl.arange(0, TILE)
-    valid, at, own = _place(row, rows, used, H, D)
+def _forward(qkv, out, tiles, scale, H: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr):
+    image, valid, at, own = _place(tiles, H, D, TILE)
     q = tl.load(qkv + at, mask=valid, other=0.0)
     k = tl.load(qkv + at + H * D, mask=valid, other=0.0)
     v = tl.load(qkv + at + 2 * H * D, mask=valid, other=0.0)
-    p = _weights(q, k, row // tokens, scale)
+    p = _weights(q, k, image, scale)
     tl.store(out + own, tl.dot(p.to(v.dtype), v).to(v.dtype), mask=valid)
 
 
 @triton.jit
 def _backward(
-    qkv, upstream, gradient, rows, tokens, used, scale,
-    H: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
-    row = tl.arange(0, TILE)
-    valid, at, own = _place(row, rows, used, H, D)
+    qkv, upstream, gradient, tiles, scale, H: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr
+):
+    image, valid, at, own = _place(tiles, H, D, TILE)
     q = tl.load(qkv + at, mask=valid, other=0.0)
     k = tl.load(qkv + at + H * D, mask=valid, other=0.0)
     v = tl.load(qkv + at + 2 * H * D, mask=valid, other=0.0)
     do = tl.load(upstream + own, mask=valid, other=0.0)
-    p = _weights(q, k, row // tokens, scale)
+    p = _weights(q, k, image, scale)
     dp = tl.dot(do, tl.trans(v))
     ds = (scale * p * (dp - tl.sum(p * dp, 1)[:, None])).to(q.dtype)
     tl.store(gradient + at, tl.dot(ds, k).to(q.dtype), mask=valid)
@@ -85,13 +67,20 @@ def _backward(
 
 
 @triton.jit
-def _place(row, rows, used, H: tl.constexpr, D: tl.constexpr):
-    """Which of a tile's rows there are, where their queries are, and where their outputs."""
-    place = tl.program_id(0) * used + row
-    valid = ((row < used) & (place < rows))[:, None]
+def _place(tiles, H: tl.constexpr, D: tl.constexpr, TILE: tl.constexpr):
+    """Which image a tile's rows are of, which rows there are, and where their queries and their
+    outputs are."""
+    tile = tiles + 3 * tl.program_id(0)
+    first, used, tokens = tl.load(tile), tl.load(tile + 1), tl.load(tile + 2)
+    row = tl.arange(0, TILE)
     inner = tl.program_id(1) * D + tl.arange(0, D)[None, :]
-    place = place.to(tl.int64)[:, None]
-    return valid, place * (3 * H * D) + inner, place * (H * D) + inner
+    place = (first + row).to(tl.int64)[:, None]
+    return (
+        row // tokens,
+        (row < used)[:, None],
+        place * (3 * H * D) + inner,
+        place * (H * D) + inner,
+    )
 
 
 @triton.jit

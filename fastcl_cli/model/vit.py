@@ -11,8 +11,8 @@ D width, p the base patch side.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeAlias
 
 import timm
 import torch
@@ -25,6 +25,10 @@ from fastcl_cli.config import VitShape
 from fastcl_cli.errors import ConfigError
 from fastcl_cli.model.paths import Branch
 from fastcl_cli.model.position import fixed_embedding, learned_embedding, sincos_embedding
+from fastcl_cli.model.short_attention import MOST_TOKENS, tiles_of
+
+Views: TypeAlias = "tuple[Tensor, Tensor | None, Tensor | None]"
+"""What `Encoder.forward` takes: views, kept tokens, and factors of the residual branches."""
 
 
 class Encoder(nn.Module):
@@ -45,8 +49,10 @@ class Encoder(nn.Module):
         self.base_grid: int = vit.patch_embed.grid_size[0]
         self.width: int = vit.embed_dim
         self.depth: int = len(vit.blocks)
-        # How a block is run; `compiled.compile_blocks` has another way.
+        # How a block is run, and whether images with few tokens go through it in one row;
+        # `compiled.compile_blocks` has another way.
         self.run_block: Callable[[nn.Module, Tensor], Tensor] = _run_block
+        self.packs = False
         for block in vit.blocks:
             block.drop_path1, block.drop_path2 = Branch(), Branch()
         # Prefix tokens that have an entry of their own in the position embedding.
@@ -72,9 +78,17 @@ class Encoder(nn.Module):
         Returns:
             (B, D).
         """
-        tokens = self.tokens(view, kept, paths)
-        features: Tensor = self.vit.forward_head(tokens, pre_logits=True)
-        return features
+        return self.encode([(view, kept, paths)])[0]
+
+    def encode(self, groups: Sequence[Views]) -> list[Tensor]:
+        """`forward` of groups of views, of a shape each.
+
+        Where all have few tokens, and `packs` is set, they go through the blocks as one row of
+        tokens: one kernel does what each group would have one for.
+        """
+        packed = self.packs and all(self._few_tokens(view, kept) for view, kept, _ in groups)
+        tokens = self._packed(groups) if packed else [self.tokens(*group) for group in groups]
+        return [self.vit.forward_head(each, pre_logits=True) for each in tokens]
 
     def tokens(
         self, view: Tensor, kept: Tensor | None = None, paths: Tensor | None = None
@@ -86,6 +100,33 @@ class Encoder(nn.Module):
             x = self.run_block(block, x)
         output: Tensor = self.vit.norm(x)
         return output
+
+    def _packed(self, groups: Sequence[Views]) -> list[Tensor]:
+        """`tokens` of each group."""
+        embedded = [self._embed(view, kept) for view, kept, _ in groups]
+        shapes = tuple((x.shape[0], x.shape[1]) for x in embedded)
+        x = torch.cat([each.flatten(0, 1) for each in embedded]).unsqueeze(0)
+        self.set_paths(None)
+        if groups[0][2] is not None:
+            each_token = [
+                paths.repeat_interleave(tokens, dim=2)
+                for (_, _, paths), (_, tokens) in zip(groups, shapes, strict=True)
+                if paths is not None
+            ]
+            self.set_paths(torch.cat(each_token, dim=2)[:, :, None, :, None])
+        self.set_tiles(tiles_of(shapes, x.device))
+        for block in self.vit.blocks:
+            x = self.run_block(block, x)
+        self.set_tiles(None)
+        parts = self.vit.norm(x)[0].split([images * tokens for images, tokens in shapes])
+        return [part.view(*shape, -1) for part, shape in zip(parts, shapes, strict=True)]
+
+    def _few_tokens(self, view: Tensor, kept: Tensor | None) -> bool:
+        """Whether `short_attention` takes such views: they have few tokens, and products here are
+        in 16 bits."""
+        tokens = (view.shape[-1] // self.patch) ** 2 if kept is None else kept.shape[1]
+        few = tokens + self.vit.num_prefix_tokens <= MOST_TOKENS
+        return few and torch.is_autocast_enabled(view.device.type)
 
     def last_tokens(self, view: Tensor, blocks: int) -> list[Tensor]:
         """What each of the last ``blocks`` blocks gives for all tokens, through the final norm.
@@ -102,6 +143,11 @@ class Encoder(nn.Module):
             if index >= self.depth - blocks:
                 outputs.append(self.vit.norm(x))
         return outputs
+
+    def set_tiles(self, tiles: Tensor | None) -> None:
+        """Tell every `ShortAttention` whose tokens the next ones are."""
+        for block in self.vit.blocks:
+            block.attn.tiles = tiles
 
     def set_paths(self, paths: Tensor | None) -> None:
         """Give every residual branch its factors: (depth, 2, B), or None for 1."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import cast
 
 from fastcl_cli.methods.base import Method
-from fastcl_cli.model.compiled import CompilationError, Shape, compile_blocks
+from fastcl_cli.model.compiled import CompilationError, Groups, compile_blocks
 from fastcl_cli.model.vit import Encoder
 from fastcl_cli.plan import Plan, Tokens
 from fastcl_cli.processes import distributed
@@ -37,19 +37,24 @@ def compile_method(
             compile_blocks(
                 online,
                 target,
-                list(_shapes(plan, method.parts, prefix, target=False)),
-                list(_shapes(plan, method.parts, prefix, target=True)),
+                list(_groups(plan, method.parts, prefix, target=False)),
+                list(_groups(plan, method.parts, prefix, target=True)),
                 dropped_paths=dropped_paths,
             )
     except CompilationError as error:
         announce(f"training goes on without compiled blocks, slower: {error}")
 
 
-def _shapes(plan: Plan, parts: int, prefix: int, *, target: bool) -> Iterator[Shape]:
-    """Images and tokens that an encoder sees at once (`methods.base.encode`)."""
+def _groups(plan: Plan, parts: int, prefix: int, *, target: bool) -> Iterator[Groups]:
+    """What an encoder sees at once (`methods.base.encode`)."""
     for segment in plan.segments:
         images = segment.batch // distributed.size()
+        groups = []
         for view in segment.views:
             tokens: Tokens | None = view.target if target else view.online
             if tokens is not None:
-                yield -(-images * view.count // parts), tokens.kept + prefix
+                groups.append((-(-images * view.count // parts), tokens.kept + prefix))
+        if parts == 1:
+            yield tuple(groups)
+        else:
+            yield from ((group,) for group in groups)
