@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import pytest
@@ -26,7 +27,10 @@ class Again:
     def __init__(self) -> None:
         self.recorded = self.replayed = 0
 
-    def __call__(self, work: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
+    def watch(self) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def record(self, work: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
         self.recorded += 1
         made = map_tensors(lambda tensor: tensor.clone(), work())
         # What a recording writes is worth nothing before it is replayed.
@@ -75,15 +79,19 @@ def test_a_result_outlives_the_next_step() -> None:
 
 
 def test_what_cannot_be_recorded_runs_as_it_stands() -> None:
-    def refuse(work: Callable[[], Any]) -> Any:
-        raise RuntimeError("operation not permitted\nwhen capturing")
+    class Refusing(Again):
+        def record(self, work: Callable[[], Any]) -> tuple[Callable[[], object], Any]:
+            try:
+                raise RuntimeError("operation not permitted\nwhen capturing")
+            finally:
+                raise RuntimeError("an error has ended the recording")
 
     weight = torch.nn.Parameter(torch.ones(()))
     own = Differentiated(
         lambda online, target, epochs: Loss(weight * online[0].pixels.sum(), torch.zeros(1)),
         [weight],
         CPU,
-        refuse,
+        Refusing(),
     )
     for count in range(1, 2 * PLAIN_STEPS + 2):
         seen = [Input(torch.full((1, 3, 2, 2), float(count)))]

@@ -46,11 +46,11 @@ class ShortAttention(Attention):  # type: ignore[misc]
         ``x`` must be at its default."""
         assert not any([*rest, *named.values()])
         B, T, _ = x.shape
-        qkv = self.qkv(x).view(B, T, 3, self.num_heads, self.head_dim)
+        qkv = self.qkv(x).view(B * T, 3, self.num_heads, self.head_dim)
         if self.tiles is not None:
-            out: Tensor = short_attention(qkv[0], self.tiles, self.scale)
+            out: Tensor = short_attention(qkv, self.tiles, self.scale)
         else:
-            q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+            q, k, v = qkv.unflatten(0, (B, T)).permute(2, 0, 3, 1, 4).unbind(0)
             out = F.scaled_dot_product_attention(q, k, v).transpose(1, 2)
         projected: Tensor = self.proj(out.reshape(B, T, -1))
         return projected

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from fastcl_cli.plan import Segment
 from fastcl_cli.train.inputs import Batch, InputMaker, Prepared
+from fastcl_cli.train.recorded import alone
 from fastcl_cli.transfer import map_tensors
 
 Source: TypeAlias = Generator[tuple[int, Segment, Batch], None, None]
@@ -78,13 +79,18 @@ class Ahead:
         try:
             # A null stream leaves the current one; each thread has a current device of its own.
             with closing(self._source), torch.cuda.stream(self._stream):
-                for step, segment, batch in self._source:
-                    ready = self._inputs.prepare(step, segment.views, batch)
-                    if not self._put((step, segment, ready)):
-                        break
+                while (item := self._prepared()) is not None and self._put(item):
+                    pass
         except BaseException as error:
             end = error
         self._put(end)
+
+    def _prepared(self) -> Step | None:
+        with alone:
+            if (item := next(self._source, None)) is None:
+                return None
+            step, segment, batch = item
+            return step, segment, self._inputs.prepare(step, segment.views, batch)
 
     def _put(self, item: Step | BaseException | None) -> bool:
         """Whether there was room before the context was left."""

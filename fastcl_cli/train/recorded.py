@@ -6,15 +6,17 @@ to run them. A phase's shapes never change, so its third step is recorded as a C
 steps after it copy their inputs to where the recording reads them and launch it in one call.
 
 What is recorded is what would have run: the same kernels on the same weights. A step that cannot be
-recorded runs as it stands, and so do all that follow.
+recorded, or not within the memory that is left, runs as it stands, and so do all that follow.
 """
 
 from __future__ import annotations
 
 import gc
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Protocol, TypeAlias
 
 import torch
@@ -34,10 +36,22 @@ PLAIN_STEPS = 2
 """Of a phase, before one is recorded: what is compiled or made at its first use must be there."""
 
 
-class Recorder(Protocol):
-    """Runs ``work`` once; gives what runs it again into the same tensors, and those tensors."""
+alone = Lock()
+"""Held while a step is recorded, and by another thread while that gives the GPU work."""
 
-    def __call__(self, work: Work) -> tuple[Callable[[], object], tuple[Loss, Gradients]]: ...
+
+class Recorder(Protocol):
+    """How steps are recorded."""
+
+    def watch(self) -> AbstractContextManager[None]:
+        """The context of a step that is not, from which to learn what one needs."""
+
+    def record(self, work: Work) -> tuple[Callable[[], object], tuple[Loss, Gradients]]:
+        """What does ``work`` again, into the same tensors, and those tensors.
+
+        Raises:
+            RuntimeError: it cannot be recorded.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,14 +105,16 @@ class Differentiated:
             self._recording, self._shapes, self._plain = None, shapes, 0
         if self._plain < PLAIN_STEPS:
             self._plain += 1
-            # In a tensor, as it will be recorded: what is compiled for it is then.
-            return self._run(online, target, self._scalar(epochs))
+            with self.recorder.watch():
+                # In a tensor, as it will be recorded: what is compiled for it is then.
+                return self._run(online, target, self._scalar(epochs))
         if self._recording is None:
             try:
                 self._recording = self._record(self.recorder, online, target, epochs)
             except RuntimeError as error:
                 self.recorder = None
-                reason = str(error).strip().partition("\n")[0]
+                cause = error.__context__ or error  # what ended a recording, not that it ended
+                reason = str(cause).strip().partition("\n")[0]
                 warnings.warn(
                     f"steps are launched kernel by kernel, slower: {reason}", stacklevel=2
                 )
@@ -133,7 +149,7 @@ class Differentiated:
             loss = self._run(*held, progress)
             return loss, tuple(parameter.grad for parameter in self._parameters)
 
-        replay, (loss, gradients) = recorder(work)
+        replay, (loss, gradients) = recorder.record(work)
         return _Recording(*held, progress, replay, loss, gradients)
 
     def _replay(
@@ -165,22 +181,68 @@ def recorder_for(device: Device) -> Recorder | None:
     """What records a process's steps on ``device``: a single GPU's only."""
     if device.device.type == "cpu" or distributed.size() > 1:
         return None
-    return record_graph
+    return CudaGraphs()
 
 
-def record_graph(work: Work) -> tuple[Callable[[], object], tuple[Loss, Gradients]]:
-    """The `Recorder` that makes CUDA graphs."""
-    graph = torch.cuda.CUDAGraph()
-    # What is left of steps before holds on to the stream that they ran on.
-    gc.collect()
-    # A recording that fails leaves its own stream the current one.
-    with (
-        torch.cuda.stream(torch.cuda.current_stream()),
-        # Another thread prepares batches meanwhile, and may wait and allocate.
-        torch.cuda.graph(graph, capture_error_mode="thread_local"),
-    ):
-        made = work()
-    return graph.replay, made
+class CudaGraphs:
+    """Records steps as CUDA graphs, whose memory is their own."""
+
+    def __init__(self) -> None:
+        self._needed = 0
+
+    @contextmanager
+    def watch(self) -> Iterator[None]:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        yield
+        self._needed = torch.cuda.max_memory_allocated() - before
+
+    def record(self, work: Work) -> tuple[Callable[[], object], tuple[Loss, Gradients]]:
+        with alone:
+            # What is left of steps before holds memory, and the stream that they ran on.
+            gc.collect()
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+            free, _ = torch.cuda.mem_get_info()
+            if _MARGIN * self._needed > free:
+                raise RuntimeError(
+                    f"it needs {self._needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
+                )
+            try:
+                return self._record(work)
+            except RuntimeError:
+                _settle()
+                raise
+
+    def _record(self, work: Work) -> tuple[Callable[[], object], tuple[Loss, Gradients]]:
+        graph = torch.cuda.CUDAGraph()
+        # A recording that fails leaves its own stream the current one.
+        with torch.cuda.stream(torch.cuda.current_stream()):
+            collects = gc.isenabled()
+            gc.disable()  # nothing of the GPU's may be given back in between
+            try:
+                with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                    made = work()
+            finally:
+                if collects:
+                    gc.enable()
+        return graph.replay, made
+
+
+_MARGIN = 1.1
+"""Memory that must be free for a recording, over what a step was seen to need."""
+_ERRORS = 4
+
+
+def _settle() -> None:
+    """Have the errors told that a recording which failed has left behind."""
+    for _ in range(_ERRORS):
+        try:
+            torch.cuda.synchronize()
+            torch.zeros(1, pin_memory=True)
+            return
+        except RuntimeError:
+            continue
 
 
 def _shapes(inputs: Sequence[Input]) -> tuple[tuple[int, ...], ...]:
