@@ -22,6 +22,7 @@ from fastcl_cli.plan import Segment
 from fastcl_cli.schedule import Loaded, load
 from fastcl_cli.train.ahead import Ahead, Source, prepared_ahead
 from fastcl_cli.train.inputs import Batch, InputMaker
+from fastcl_cli.train.recorded import alone
 from fastcl_cli.train.synthetic import SyntheticImages
 from fastcl_cli.transfer import in_one_copy
 
@@ -67,6 +68,22 @@ def test_a_batch_prepared_ahead_is_the_same_batch(name: str) -> None:
                     assert a.kept is None or torch.equal(a.kept, b.kept)  # type: ignore[arg-type]
                     assert a.paths is None or torch.equal(a.paths, b.paths)  # type: ignore[arg-type]
     assert step == 2
+
+
+def test_nothing_is_prepared_while_a_step_is_recorded() -> None:
+    loaded, begun = load("quickstart"), threading.Event()
+
+    def source() -> Generator[tuple[int, Segment, Batch], None, None]:
+        for item in steps(loaded, 3, []):
+            begun.set()
+            yield item
+
+    with alone:
+        ahead = Ahead(source(), maker(loaded))
+        own = ahead.__enter__()
+        assert not begun.wait(0.3)
+    assert next(own)[0] == 0 and begun.is_set()
+    ahead.__exit__()
 
 
 def test_leaving_early_closes_the_source_and_ends_the_thread() -> None:

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from fastcl_cli.config import TeacherTemperature
+from fastcl_cli.errors import UsageError
 from fastcl_cli.methods.base import Input, Loss
 from fastcl_cli.methods.dino import temperature_at
-from fastcl_cli.train.recorded import PLAIN_STEPS, Differentiated
+from fastcl_cli.train.recorded import PLAIN_STEPS, CudaGraphs, Differentiated, recorder_for
 from fastcl_cli.transfer import map_tensors
 from tests.steps import QUICKSTARTS, batch, device, quick, trainer
 
@@ -105,6 +106,17 @@ def test_what_cannot_be_recorded_runs_as_it_stands() -> None:
             if count == PLAIN_STEPS + 1
             else []
         )
+
+
+def test_the_environment_switches_recording_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = device("cuda", "bf16")
+    assert isinstance(recorder_for(gpu), CudaGraphs)
+    assert recorder_for(CPU) is None
+    monkeypatch.setenv("FASTCL_CUDA_GRAPHS", "0")
+    assert recorder_for(gpu) is None
+    monkeypatch.setenv("FASTCL_CUDA_GRAPHS", "off")
+    with pytest.raises(UsageError, match="FASTCL_CUDA_GRAPHS is 'off', not 0 or 1"):
+        recorder_for(gpu)
 
 
 @pytest.mark.parametrize("over", [0.0, 0.5, 1.0, 3.0, 7.5])

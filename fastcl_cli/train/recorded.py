@@ -12,6 +12,7 @@ recorded, or not within the memory that is left, runs as it stands, and so do al
 from __future__ import annotations
 
 import gc
+import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -22,6 +23,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from fastcl_cli.errors import UsageError
 from fastcl_cli.methods.base import Input, Loss
 from fastcl_cli.processes import distributed
 from fastcl_cli.train.device import Device
@@ -32,6 +34,8 @@ Work: TypeAlias = "Callable[[], tuple[Loss, Gradients]]"
 Gradients: TypeAlias = "tuple[Tensor | None, ...]"
 Shapes: TypeAlias = "tuple[tuple[tuple[int, ...], ...], ...]"
 
+CUDA_GRAPHS = "FASTCL_CUDA_GRAPHS"
+"""The environment variable that switches recording off."""
 PLAIN_STEPS = 2
 """Of a phase, before one is recorded: what is compiled or made at its first use must be there."""
 
@@ -178,8 +182,15 @@ class Differentiated:
 
 
 def recorder_for(device: Device) -> Recorder | None:
-    """What records a process's steps on ``device``: a single GPU's only."""
-    if device.device.type == "cpu" or distributed.size() > 1:
+    """What records a process's steps on ``device``: a single GPU's only, unless `CUDA_GRAPHS` is 0.
+
+    Raises:
+        UsageError: it is neither 0 nor 1.
+    """
+    text = os.environ.get(CUDA_GRAPHS, "1")
+    if text not in ("0", "1"):
+        raise UsageError(f"environment variable {CUDA_GRAPHS} is {text!r}, not 0 or 1")
+    if device.device.type == "cpu" or distributed.size() > 1 or text == "0":
         return None
     return CudaGraphs()
 
