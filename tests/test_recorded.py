@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from fastcl_cli.config import TeacherTemperature
-from fastcl_cli.errors import UsageError
+from fastcl_cli.errors import RunFailedError, UsageError
 from fastcl_cli.methods.base import Input, Loss
 from fastcl_cli.methods.dino import temperature_at
+from fastcl_cli.train import recorded as recorded_module
 from fastcl_cli.train.recorded import PLAIN_STEPS, CudaGraphs, Differentiated, recorder_for
 from fastcl_cli.transfer import map_tensors
 from tests.steps import QUICKSTARTS, batch, device, quick, trainer
@@ -106,6 +107,43 @@ def test_what_cannot_be_recorded_runs_as_it_stands() -> None:
             if count == PLAIN_STEPS + 1
             else []
         )
+
+
+@pytest.mark.parametrize("works", [True, False])
+def test_a_gpu_that_a_recording_has_broken_ends_the_run(
+    works: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(work: object) -> None:
+        raise RuntimeError("capture invalidated\nand more")
+
+    graphs = CudaGraphs()
+    monkeypatch.setattr(graphs, "_record", fail)
+    monkeypatch.setattr(recorded_module, "_settled", lambda: works)
+    for name in ("synchronize", "empty_cache"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10**9, 10**9))
+    with pytest.raises(RuntimeError if works else RunFailedError, match="capture invalidated") as e:
+        graphs.record(lambda: None)  # type: ignore[arg-type, return-value]
+    assert works or "FASTCL_CUDA_GRAPHS=0" in str(e.value.help)  # type: ignore[attr-defined]
+    assert not recorded_module.alone.locked()
+
+
+def test_no_more_is_recorded_than_memory_is_left_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("synchronize", "empty_cache", "reset_peak_memory_stats"):
+        monkeypatch.setattr(torch.cuda, name, lambda: None)
+    monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 10**9)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 5 * 10**9)
+    graphs = CudaGraphs()
+    monkeypatch.setattr(graphs, "_record", lambda work: "recorded")
+    with graphs.watch():
+        pass
+    for free in (4.3, 4.5):
+        monkeypatch.setattr(torch.cuda, "mem_get_info", lambda free=free: (free * 1e9, 8e9))
+        if free > 4.4:
+            assert graphs.record(lambda: None) == "recorded"  # type: ignore[arg-type, return-value, comparison-overlap]
+            continue
+        with pytest.raises(RuntimeError, match=r"it needs 4.0 GB, and 4.3 GB are free"):
+            graphs.record(lambda: None)  # type: ignore[arg-type, return-value]
 
 
 def test_the_environment_switches_recording_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -189,8 +189,8 @@ def thousand() -> float:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_megabyte_takes_no_longer_than_an_honest_one(name: str, thousand: float) -> None:
-    """An honest one has 12,000 phases, which need twelve times as long as a thousand; a busy machine
-    is given more."""
+    """An honest one has 12,000 phases, which need twelve times as long as a thousand; a busy
+    machine is given more."""
     begin = time.process_time()
     report = check("f", HOSTILE[name][:MB])
     for diagnostic in report.diagnostics:

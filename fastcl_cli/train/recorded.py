@@ -23,7 +23,7 @@ from typing import Any, Protocol, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from fastcl_cli.errors import UsageError
+from fastcl_cli.errors import RunFailedError, UsageError
 from fastcl_cli.methods.base import Input, Loss
 from fastcl_cli.processes import distributed
 from fastcl_cli.train.device import Device
@@ -55,6 +55,7 @@ class Recorder(Protocol):
 
         Raises:
             RuntimeError: it cannot be recorded.
+            RunFailedError: nor can anything else be done any more.
         """
 
 
@@ -117,10 +118,8 @@ class Differentiated:
                 self._recording = self._record(self.recorder, online, target, epochs)
             except RuntimeError as error:
                 self.recorder = None
-                cause = error.__context__ or error  # what ended a recording, not that it ended
-                reason = str(cause).strip().partition("\n")[0]
                 warnings.warn(
-                    f"steps are launched kernel by kernel, slower: {reason}", stacklevel=2
+                    f"steps are launched kernel by kernel, slower: {_cause(error)}", stacklevel=2
                 )
                 return self._run(online, target, epochs)
         return self._replay(self._recording, online, target, epochs)
@@ -221,8 +220,12 @@ class CudaGraphs:
                 )
             try:
                 return self._record(work)
-            except RuntimeError:
-                _settle()
+            except RuntimeError as error:
+                if not _settled():
+                    raise RunFailedError(
+                        f"the GPU works no more since recording a step failed: {_cause(error)}",
+                        f"resume with {CUDA_GRAPHS}=0 in the environment: nothing is recorded then",
+                    ) from error
                 raise
 
     def _record(self, work: Work) -> tuple[Callable[[], object], tuple[Loss, Gradients]]:
@@ -245,15 +248,22 @@ _MARGIN = 1.1
 _ERRORS = 4
 
 
-def _settle() -> None:
-    """Have the errors told that a recording which failed has left behind."""
+def _settled() -> bool:
+    """Whether the GPU works, once the errors that a failed recording has left behind are told."""
     for _ in range(_ERRORS):
         try:
+            there = torch.zeros(1, device="cuda")
+            torch.empty(1, pin_memory=True).copy_(there, non_blocking=True)
             torch.cuda.synchronize()
-            torch.zeros(1, pin_memory=True)
-            return
+            return True
         except RuntimeError:
             continue
+    return False
+
+
+def _cause(error: BaseException) -> str:
+    """What ended a recording, rather than that it has ended, in a line."""
+    return str(error.__context__ or error).strip().partition("\n")[0]
 
 
 def _shapes(inputs: Sequence[Input]) -> tuple[tuple[int, ...], ...]:
