@@ -189,13 +189,18 @@ def thousand() -> float:
 
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_megabyte_takes_no_longer_than_an_honest_one(name: str, thousand: float) -> None:
-    """An honest one has 12,000 phases, which need twelve times as long as a thousand; a busy
-    machine is given more."""
-    begin = time.process_time()
-    report = check("f", HOSTILE[name][:MB])
-    for diagnostic in report.diagnostics:
-        render(diagnostic)
-    assert time.process_time() - begin < 30 * thousand
+    """An honest one has 12,000 phases, which need twelve times as long as a thousand."""
+
+    def once() -> tuple[float, Report]:
+        begin = time.process_time()
+        report = check("f", HOSTILE[name][:MB])
+        for diagnostic in report.diagnostics:
+            render(diagnostic)
+        return time.process_time() - begin, report
+
+    # The least of three, as it is measured by: other work on the machine slows single ones down.
+    taken, report = once()
+    assert min([taken, once()[0], once()[0]]) < 12 * thousand
     assert name == "spaces" or not report.valid
 
 

@@ -74,7 +74,7 @@ torch.manual_seed(0)
 plain = build_method(load("quickstart_dino").config, 0).online["backbone"]
 own = copy.deepcopy(plain)
 rows = [((4, 13), (6, 6)), ((5, 17), (7, 3))]
-Encoder._few_tokens = lambda self, view, kept: True
+Encoder.in_one_row = lambda self, tokens: self.packs
 compile_blocks(own, None, rows, [], dropped_paths=True, backend="aot_eager")
 own.packs = True
 found = []
@@ -142,6 +142,7 @@ def test_a_plain_layer_is_taken_over_and_given_back() -> None:
     own, x = block(), torch.randn(3, 100, 32)
     expected, names = own(x), list(own.state_dict())
     assert use_short_attention(own)
+    assert use_short_attention(own)  # once more changes nothing
     assert type(own.attn) is ShortAttention and list(own.state_dict()) == names
     assert torch.allclose(own(x), expected, atol=1e-6)
     use_timm_attention(own)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, nn
 
 from fastcl_cli.model.short_attention import (
-    MOST_TOKENS,
     Shape,
     tiles_of,
     use_short_attention,
@@ -88,8 +87,7 @@ def compile_blocks(
 def _try(encoder: Encoder, groups: Groups, dropped_paths: bool) -> None:
     """Forward, and backward where there are gradients, through one block; none is left behind."""
     device = next(encoder.parameters()).device
-    few = all(tokens <= MOST_TOKENS for _, tokens in groups)
-    if encoder.packs and few and torch.is_autocast_enabled(device.type):
+    if encoder.in_one_row([tokens for _, tokens in groups]):
         encoder.set_tiles(tiles_of(groups, device))
         row = _tokens(groups)
         factors = torch.ones(encoder.depth, 2, 1, row, 1, device=device)

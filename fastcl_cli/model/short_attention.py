@@ -60,7 +60,7 @@ def use_short_attention(block: nn.Module) -> bool:
     """Have a timm block's attention done here; whether it is plain enough for that."""
     layer = getattr(block, "attn", None)
     if layer is None or type(layer) is not Attention or find_spec("triton") is None:
-        return False
+        return type(layer) is ShortAttention
     extras = (getattr(layer, name, None) for name in ("q_norm", "k_norm", "norm", "gate"))
     plain = all(extra is None or isinstance(extra, nn.Identity) for extra in extras)
     drops = layer.attn_drop.p or layer.proj_drop.p

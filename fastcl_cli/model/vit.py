@@ -86,7 +86,7 @@ class Encoder(nn.Module):
         Where all have few tokens, and `packs` is set, they go through the blocks as one row of
         tokens: one kernel does what each group would have one for.
         """
-        packed = self.packs and all(self._few_tokens(view, kept) for view, kept, _ in groups)
+        packed = self.in_one_row([self._tokens(*group) for group in groups])
         tokens = self._packed(groups) if packed else [self.tokens(*group) for group in groups]
         return [self.vit.forward_head(each, pre_logits=True) for each in tokens]
 
@@ -121,12 +121,16 @@ class Encoder(nn.Module):
         parts = self.vit.norm(x)[0].split([images * tokens for images, tokens in shapes])
         return [part.view(*shape, -1) for part, shape in zip(parts, shapes, strict=True)]
 
-    def _few_tokens(self, view: Tensor, kept: Tensor | None) -> bool:
-        """Whether `short_attention` takes such views: they have few tokens, and products here are
-        in 16 bits."""
-        tokens = (view.shape[-1] // self.patch) ** 2 if kept is None else kept.shape[1]
-        few = tokens + self.vit.num_prefix_tokens <= MOST_TOKENS
-        return few and torch.is_autocast_enabled(view.device.type)
+    def in_one_row(self, tokens: Sequence[int]) -> bool:
+        """Whether images of so many tokens each go through the blocks as one row: `packs` is set,
+        all have few, and products here are in 16 bits."""
+        kind = self.vit.pos_embed.device.type
+        return self.packs and max(tokens) <= MOST_TOKENS and torch.is_autocast_enabled(kind)
+
+    def _tokens(self, view: Tensor, kept: Tensor | None, paths: Tensor | None) -> int:
+        """That an image of such a group has in the blocks."""
+        patches = (view.shape[-1] // self.patch) ** 2 if kept is None else kept.shape[1]
+        return patches + int(self.vit.num_prefix_tokens)
 
     def last_tokens(self, view: Tensor, blocks: int) -> list[Tensor]:
         """What each of the last ``blocks`` blocks gives for all tokens, through the final norm.

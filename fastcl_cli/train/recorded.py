@@ -1,9 +1,10 @@
 """A GPU's work for the loss and its gradient, recorded once for a phase and given to it whole.
 
-The forward and backward passes of a step are a few thousand kernels. Where compression is strong
-each takes some microseconds, and the processor takes longer to launch them one by one than the GPU
-to run them. A phase's shapes never change, so its third step is recorded as a CUDA graph, and the
-steps after it copy their inputs to where the recording reads them and launch it in one call.
+The forward and backward passes of a step are well over a thousand kernels. Where compression is
+strong each takes some microseconds, and the processor takes longer to launch them one by one than
+the GPU to run them. A phase's shapes never change, so its third step is recorded as a CUDA graph,
+and the steps after it copy their inputs to where the recording reads them and launch it in one
+call.
 
 What is recorded is what would have run: the same kernels on the same weights. A step that cannot be
 recorded, or not within the memory that is left, runs as it stands, and so do all that follow.
