@@ -78,6 +78,6 @@ class RequeueError(StoppedError):
 
 
 class InterruptError(StoppedError):
-    """The run was interrupted (SIGINT), and wrote a checkpoint as `RequeueError` has it."""
+    """Interrupted (SIGINT); a run has written a checkpoint, as `RequeueError` has it."""
 
     exit_code = 130

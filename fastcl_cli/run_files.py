@@ -11,6 +11,9 @@ from fastcl_cli import __version__
 from fastcl_cli.errors import CheckpointError, UsageError
 from fastcl_cli.files import held_by
 
+_LENGTH = 8
+"""Bytes before the header of a safetensors file, which say how long it is."""
+
 LIBRARIES = ("torch", "timm", "ffcv")
 
 
@@ -90,10 +93,11 @@ class RunFiles:
 
 
 def need_checkpoint(path: Path) -> None:
-    """Make sure that there is a file to begin with.
+    """Make sure that there is a file to begin with, and no other kind of file.
 
     Raises:
-        CheckpointError: there is not, or it cannot be seen.
+        CheckpointError: there is not, or it cannot be read, or it does not begin as safetensors
+            do: with the length of a JSON object, 8 bytes, and its ``{``.
     """
     reason = "no such file"
     try:
@@ -101,8 +105,14 @@ def need_checkpoint(path: Path) -> None:
             own = RunFiles(path).backbone
             file = own if own.exists() else "a file in it"
             raise CheckpointError(f"{path}: is a folder", f"name {file}")
-        if path.exists():
-            return
+        if path.is_file():
+            with path.open("rb") as given:
+                start = given.read(_LENGTH + 1)
+            if len(start) <= _LENGTH or start[_LENGTH:] == b"{":
+                return  # or it is what is left of one, which is for who reads it to say
+            reason = "is not a safetensors file"
+        elif path.exists():
+            reason = "is not a file"
     except OSError as error:
         reason = f"cannot be read: {error.strerror}"
     raise CheckpointError(f"{path}: {reason}", "name a backbone or a checkpoint")

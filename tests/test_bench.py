@@ -254,7 +254,8 @@ def test_bench_then_estimate_on_the_digits(cli: Cli, tmp_path: Path) -> None:
     status, out, err = cli("bench", "test.fcs", *options)
     assert status == 0, err
     (path,) = (tmp_path / "cache" / "profiles").iterdir()
-    assert f"wrote {path}" in out and "loader alone:" in out
+    assert f"wrote {path}\nuse it:  fastcl estimate test.fcs\n" in out
+    assert "loader alone:" in out
     profile = read_profile(path)
     status, out, err = cli("estimate", "test.fcs", "--budget", "1cpuh", "--json")
     assert status == 0, err

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import stat
 import subprocess
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -235,6 +237,21 @@ def test_probe_without_data_says_what_to_give(cli: Cli) -> None:
     Path("x.safetensors").touch()
     code, error, help = cli.error("probe", "x.safetensors")
     assert code == 2 and "labelled data" in error and "--train" in help
+
+
+def test_an_interrupted_command_says_so(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("x.safetensors").touch()
+    interrupt = partial(os.kill, os.getpid(), signal.SIGINT)
+    monkeypatch.setattr("fastcl_cli.evaluate.sets.data_of_run", lambda checkpoint: interrupt())
+    code, out, err = cli("probe", "x.safetensors")
+    assert (code, out, err) == (130, "", "interrupted\n")
+
+
+def test_probe_of_another_kind_of_file(cli: Cli) -> None:
+    Path("notes.txt").write_text("no network at all")
+    code, error, help = cli.error("probe", "notes.txt")
+    assert code == 2 and "notes.txt: is not a safetensors file" in error
+    assert help == "help: name a backbone or a checkpoint"
 
 
 def test_pack_skips_what_cannot_be_read_and_strict_fails(cli: Cli) -> None:

@@ -326,6 +326,17 @@ def fastcl(*arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, text=True, capture_output=True, cwd=root, **options)
 
 
+def test_another_kind_of_file_does_not_flood_the_screen(tmp_path: Path) -> None:
+    other = tmp_path / "other.txt"
+    other.write_text("".join(f"setting_{number} 1;\n" for number in range(60)))
+    result = fastcl("validate", str(other))
+    assert result.returncode == 1 and result.stdout.count("error[") == 20
+    faults = json.loads(fastcl("validate", str(other), "--format", "json").stdout)
+    count = len(faults["files"][0]["diagnostics"])
+    assert count >= 60
+    assert f"{count - 20} more are not shown: is {other} a schedule?" in result.stdout
+
+
 def test_debug_shows_the_traceback() -> None:
     plain = fastcl("validate", "missing.fcs")
     assert (plain.returncode, plain.stdout) == (2, "")

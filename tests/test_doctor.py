@@ -241,6 +241,7 @@ def test_cores_and_the_limit_of_a_container(
         # user nice system idle iowait irq softirq steal (guest: in user already)
         ((90, 0, 10, 100, 0, 0, 0, 0, 9), (90, 0, 10, 150, 0, 0, 0, 0, 9), "ok"),
         ((90, 0, 10, 100, 0, 0, 0, 0, 9), (100, 5, 20, 110, 10, 1, 1, 3, 99), "busy"),
+        ((90, 0, 10, 100, 0, 0, 0, 0, 9), (190, 0, 10, 100, 0, 0, 0, 0, 9), "all busy"),
     ],
 )
 def test_other_work_is_seen(
@@ -262,6 +263,9 @@ def test_other_work_is_seen(
     finding = cores.cores()
     if said == "ok":
         assert finding == Finding("cores", "ok", "2")
+    elif said == "all busy":
+        assert finding.value.startswith("2, and other work keeps 2 busy now")
+        assert (finding.status, finding.help) == ("warning", "wait until it ends")
     else:  # 30 of 50 ticks of each core: 1.2 cores
         assert finding.value.startswith("2, and other work keeps 1 busy now")
         assert (finding.status, finding.help) == ("warning", "taskset -c 0 fastcl run ...")

@@ -188,6 +188,16 @@ def test_a_batch_above_the_data_set_names_both(tmp_path: Path) -> None:
         run(tmp_path / "run", SCHEDULE.replace("batch 128", "batch 1001"))
 
 
+def test_max_steps_before_the_step_reached(tmp_path: Path) -> None:
+    """Ending there would pass for the result of fewer steps. Ending where it is changes nothing."""
+    run(tmp_path / "run", max_steps=4)
+    before = (tmp_path / "run" / "backbone.safetensors").read_bytes()
+    with pytest.raises(UsageError, match="--max-steps 3: the run is after step 4 already"):
+        run(tmp_path / "run", resume="auto", max_steps=3)
+    run(tmp_path / "run", resume="auto", max_steps=4)
+    assert (tmp_path / "run" / "backbone.safetensors").read_bytes() == before
+
+
 def test_resume_auto_starts_again_where_there_is_no_checkpoint(whole: Path, tmp_path: Path) -> None:
     """As after a kill before the first checkpoint: what a scheduler starts again must go on."""
     run(tmp_path / "run", resume="auto", max_steps=2, log_every=1)

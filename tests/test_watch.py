@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -191,6 +192,8 @@ def test_what_is_no_run_is_refused_in_one_line(
     with pytest.raises(RunFolderError) as caught:
         Follower(run).poll()
     assert message in caught.value.message and "\n" not in caught.value.message
+    damaged_line = re.search(r"jsonl:\d+: (?!longer)", message) is not None
+    assert ("remove it to see the others" in caught.value.help) == damaged_line
 
 
 def test_no_control_character_reaches_the_screen(run: Path, cli: Cli) -> None:

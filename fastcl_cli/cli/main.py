@@ -7,7 +7,8 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from typing import Annotated
+from functools import wraps
+from typing import Annotated, Any
 
 import typer
 
@@ -18,7 +19,7 @@ from fastcl_cli.cli.machine import doctor
 from fastcl_cli.cli.runs import report, watch
 from fastcl_cli.cli.schedules import estimate, fmt, validate
 from fastcl_cli.cli.training import bench, run, search
-from fastcl_cli.errors import FastclError, StoppedError
+from fastcl_cli.errors import FastclError, InterruptError, StoppedError
 from fastcl_cli.schedule import ScheduleError
 
 
@@ -83,8 +84,24 @@ COMMANDS: dict[Callable[..., None], str] = {
 }
 """Each command, with an example of its use."""
 
+
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """Typer ends a command that Ctrl-C interrupts without a word, from some version on."""
+
+    @wraps(command)
+    def called(*args: Any, **kwargs: Any) -> None:
+        try:
+            command(*args, **kwargs)
+        except KeyboardInterrupt as interrupt:
+            raise InterruptError("interrupted") from interrupt
+
+    return called
+
+
 for _command, _example in COMMANDS.items():
-    app.command(short_help=_WORDS[_command.__name__], epilog=f"Example: {_example}")(_command)
+    app.command(short_help=_WORDS[_command.__name__], epilog=f"Example: {_example}")(
+        _interruptible(_command)
+    )
 
 
 def main() -> None:

@@ -124,7 +124,7 @@ def run(
         ),
     ] = False,
     max_steps: Annotated[
-        int | None, typer.Option("--max-steps", min=0, help="Stop after so many steps.")
+        int | None, typer.Option("--max-steps", min=0, help="Stop after this step of the schedule.")
     ] = None,
     save_every: Annotated[
         int | None, typer.Option("--save-every", min=1, help="Steps between checkpoints.")

@@ -38,6 +38,8 @@ def cores() -> Finding:
             return Finding("cores", "ok", f"{allowed}")
         used = max(1, allowed - busy)
         why = f"and other work keeps {busy} busy now: on a CPU a step waits for its slowest core"
+        if busy >= allowed:
+            return Finding("cores", "warning", f"{allowed}, {why}", "wait until it ends")
     help = f"taskset -c 0-{used - 1} fastcl run ..." if used > 1 else "taskset -c 0 fastcl run ..."
     return Finding("cores", "warning", f"{allowed}, {why}", help)
 

@@ -54,13 +54,16 @@ def read_json(path: Path, limit: int, read: Callable[[object], Read]) -> Read:
     return _reading(str(path), content, read)
 
 
-def _reading(place: str, content: bytes, read: Callable[[object], Read]) -> Read:
+def _reading(place: str, content: bytes, read: Callable[[object], Read], help: str = "") -> Read:
     try:
         return read(json.loads(content))
     except FieldError as error:
-        raise RunFolderError(f"{place}: {error}") from None
+        raise RunFolderError(f"{place}: {error}", help) from None
     except (ValueError, RecursionError):
-        raise RunFolderError(f"{place}: not JSON") from None
+        raise RunFolderError(f"{place}: not JSON", help) from None
+
+
+_DAMAGED = "the line is not as the run wrote it: remove it to see the others"
 
 
 class Lines(Generic[Read]):
@@ -117,4 +120,4 @@ class Lines(Generic[Read]):
                 return
             self._offset += len(line)
             self._number += 1
-            yield _reading(place, line, lambda value: self._read(Fields(value, "")))
+            yield _reading(place, line, lambda value: self._read(Fields(value, "")), _DAMAGED)

@@ -32,6 +32,7 @@ from fastcl_cli.errors import (
     InterruptError,
     NumericalError,
     RequeueError,
+    UsageError,
 )
 from fastcl_cli.events import (
     CheckpointSaved,
@@ -313,8 +314,14 @@ class Session:
         return self._resume(checkpoint)
 
     def _accepted(self, checkpoint: Path) -> tuple[RunHeader, Changes]:
-        allowed = self._request.allow_changes
-        return accepted(checkpoint, self._header(0), self.plan, allow_changes=allowed)
+        allowed, limit = self._request.allow_changes, self._request.max_steps
+        header, changes = accepted(checkpoint, self._header(0), self.plan, allow_changes=allowed)
+        if limit is not None and limit < header.step:
+            raise UsageError(
+                f"--max-steps {limit}: the run is after step {header.step:,} already",
+                "it counts from the beginning of the run: give more, or leave it out",
+            )
+        return header, changes
 
     def _announce_changes(self, changes: Changes) -> None:
         if changes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -68,7 +69,7 @@ def run(
 
         profile = _measure(loaded, cells, repetitions, seconds, out)
         if distributed.rank() == 0:
-            _finish(profile, loaded, cells, out, as_json)
+            _finish(profile, loaded, data, settings, cells, out, as_json)
     return 0
 
 
@@ -115,7 +116,13 @@ def _measure(
 
 
 def _finish(
-    profile: Profile, loaded: Loaded, cells: Grid | None, out: Path | None, as_json: bool
+    profile: Profile,
+    loaded: Loaded,
+    data: str | None,
+    settings: Sequence[str],
+    cells: Grid | None,
+    out: Path | None,
+    as_json: bool,
 ) -> None:
     path = default_path(profile) if out is None else out
     write_profile(path, profile)
@@ -126,9 +133,14 @@ def _finish(
         print(json.dumps({**to_json(profile), "path": str(path)}))
         return
     _show(profile, map_)
-    option = "" if out is None else f" --profile {path}"
-    use = f"fastcl estimate {loaded.name}{option}"
-    stdout().print(f"wrote {path}\nuse it:  {use}", soft_wrap=True)
+    use = ["fastcl", "estimate", loaded.name]
+    if data is not None:
+        use += ["--data", data]
+    for setting in settings:
+        use += ["--set", setting]
+    if out is not None:
+        use += ["--profile", str(path)]
+    stdout().print(f"wrote {path}\nuse it:  {shlex.join(use)}", soft_wrap=True)
 
 
 def _heat_map(profile: Profile, grid: Grid) -> HeatMap:

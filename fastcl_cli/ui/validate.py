@@ -11,6 +11,9 @@ from fastcl_cli.errors import UsageError
 from fastcl_cli.schedule.diagnostics import CODES, did_you_mean
 from fastcl_cli.schedule.load import Report, Request, check, read_source
 
+_SHOWN = 20
+"""Faults of a file that are printed: who has more has the wrong file, or mends the first first."""
+
 
 def explain(code: str) -> None:
     """Print what a code means.
@@ -83,7 +86,10 @@ def _print_text(reports: Sequence[Report]) -> None:
     for index, report in enumerate(reports):
         if index:
             console.print()
-        print_diagnostics(console, report.diagnostics)
+        shown, rest = report.diagnostics[:_SHOWN], report.diagnostics[_SHOWN:]
+        print_diagnostics(console, shown)
+        if rest:
+            console.print(f"{len(rest)} more are not shown: is {report.name} a schedule?")
         if report.plan is not None and report.config is not None:
             print_plan(console, report.name, report.plan, report.config)
         else:
