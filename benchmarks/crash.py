@@ -27,7 +27,7 @@ ROWS = {
     "SIGUSR1": "SIGUSR1",
     "SIGINT": "SIGINT",
     "parts left": "… of which left a half-written file",
-    "resumed": "… of which had resumed from a checkpoint",
+    "resumed": "runs that resumed from a checkpoint",
     "full": "a disk that became full",
     "full, in a checkpoint": "… of which in the middle of a checkpoint",
     "runs ended": "runs that came to their end, each equal to the undisturbed one",

@@ -211,11 +211,12 @@ def torture(herd: Herd, whole: Whole, kills: int, terms: int, draw: random.Rando
         child = herd.start(out)
         kind = plan[0] if plan else "none"
         code = strike(child, out, kind, whole.seconds, draw) if plan else wait(child)
+        said = herd.log(out).read_text()
+        count["resumed"] += "resumed from" in said  # certain, once SIGTERM saved one
         if code in (None, 0):
             check_over(out, whole)
             count["runs ended"] += 1
             continue
-        said = herd.log(out).read_text()
         wanted = {"random": -9, "write": -9, "SIGINT": 130}.get(kind, 75)
         assert code == wanted, f"{kind}: {code}\n{said}"
         assert "Traceback" not in said, said
@@ -225,7 +226,6 @@ def torture(herd: Herd, whole: Whole, kills: int, terms: int, draw: random.Rando
             steps = len(metrics.read_text().splitlines()) if metrics.exists() else 0
             assert (out / "checkpoints" / f"step-{steps:08d}.safetensors").exists()
         count[kind] += 1
-        count["resumed"] += "resumed from" in said
         count["parts left"] += any((out / "checkpoints").glob(".*"))
         plan.pop(0)
     return count
