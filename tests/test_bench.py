@@ -292,9 +292,12 @@ def test_two_processes_measure_together(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "two.fcs").write_text(text)
     options = ["--gpus", "2", "--repetitions", "1", "--seconds", "0.01", "--out", "p.json"]
     command = [sys.executable, "-m", "fastcl_cli", "bench", "two.fcs", *options]
+    command += ["--set", "batch=50", "--set", "head=32 16"]
     result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("wrote p.json") == result.stderr.count("no data:") == 1
+    same = "--set batch=50 --set 'head=32 16' --gpus 2 --profile p.json"
+    assert f"use it:  fastcl estimate two.fcs {same}\n" in result.stdout
     profile = read_profile(tmp_path / "p.json")
     assert profile.processes == 2 and len(profile.measured) == 2
 

@@ -138,6 +138,8 @@ def _finish(
         use += ["--data", data]
     for setting in settings:
         use += ["--set", setting]
+    if profile.processes > 1:
+        use += ["--gpus", str(profile.processes)]
     if out is not None:
         use += ["--profile", str(path)]
     stdout().print(f"wrote {path}\nuse it:  {shlex.join(use)}", soft_wrap=True)
