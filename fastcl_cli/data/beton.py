@@ -67,7 +67,7 @@ MAX_PIXELS = 100_000_000
 """Larger images are refused: a few bytes of file can ask for any amount of memory."""
 
 _REPACK = "write it again with `fastcl pack --overwrite`"
-_NAME = "name a file that `fastcl pack` has written"  # this one may be dear for other reasons
+_OTHER_FILE = "name a file that `fastcl pack` has written"  # this one may be worth keeping
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,13 +258,13 @@ def _checksums(
 def _header(path: Path, file: BinaryIO, size: int) -> Any:
     data = file.read(HEADER.itemsize)
     if len(data) < HEADER.itemsize:
-        raise DataError(f"{path}: is not a beton: {size} bytes are less than a header", _NAME)
+        raise DataError(f"{path}: is not a beton: {size} bytes are less than a header", _OTHER_FILE)
     header = np.frombuffer(data, HEADER)[0]
     fields, page = int(header["num_fields"]), int(header["page_size"])
     if int(header["version"]) != VERSION or not 1 <= fields <= _MAX_FIELDS or page & (page - 1):
         raise DataError(
             f"{path}: is not a beton of version {VERSION} (it starts with {data[:8].hex(' ')})",
-            _NAME,
+            _OTHER_FILE,
         )
     if int(header["alloc_table_ptr"]) == 0:
         raise DataError(f"{path}: was never finished: its writer was stopped", _REPACK)
